@@ -1,0 +1,151 @@
+"""Folders that lmctl reads and writes, and the few ways in which it may touch a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from lmctl.errors import LmctlError, escape
+from lmctl.record import record
+
+
+@record
+class Folders:
+    """Where things live for one user; every path is absolute. Nothing here exists until something is written."""
+
+    home: Path
+    config: Path  # holds machine.toml
+    state: Path  # declarations, ledgers, programs, logs
+    cache: Path  # may vanish at any time
+    hf_home: Path  # partial files and quarantine lie in its `lmctl` folder
+    hub: Path  # the Hugging Face cache proper
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], home: Path) -> Folders:
+        """Read the Hugging Face variables as huggingface_hub does; relative XDG values are ignored, as XDG asks."""
+
+        def xdg(variable: str, default: str) -> Path:
+            value = environ.get(variable, "")
+            return Path(value) if Path(value).is_absolute() else home / default
+
+        def expanded(value: str) -> Path:
+            value = value.replace("$HOME", str(home), 1) if value.startswith("$HOME") else value
+            path = Path(str(home) + value[1:]) if value == "~" or value.startswith("~/") else Path(value)
+            return path if path.is_absolute() else Path.cwd() / path
+
+        cache = xdg("XDG_CACHE_HOME", ".cache")
+        hf_home = expanded(environ["HF_HOME"]) if environ.get("HF_HOME") else cache / "huggingface"
+        hub = expanded(environ["HF_HUB_CACHE"]) if environ.get("HF_HUB_CACHE") else hf_home / "hub"
+        return cls(
+            home=home,
+            config=xdg("XDG_CONFIG_HOME", ".config") / "lmctl",
+            state=xdg("XDG_STATE_HOME", ".local/state") / "lmctl",
+            cache=cache / "lmctl",
+            hf_home=hf_home,
+            hub=hub,
+        )
+
+    def declaration(self, name: str) -> Path:
+        """Return the state folder of one declaration."""
+        return self.state / name
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; never blocks on a FIFO or device. Raises E-FILE or E-PERM."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise LmctlError("E-FILE", f"{escape(str(path))} is not a regular file", fix="name a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes; never blocks on a FIFO or device.
+
+    Raises E-FILE when there is no such regular file, E-PERM when it may not be read, E-LIMIT when it is larger.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit + 1) if size <= limit else b""
+        if size > limit or len(content) > limit:
+            raise LmctlError(
+                "E-LIMIT", f"{escape(str(path))} is larger than {limit} bytes", fix="split it into profiles"
+            )
+        return content
+
+
+def _unreadable(path: Path, error: OSError) -> LmctlError:
+    shown = escape(str(path))
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return LmctlError("E-PERM", f"{shown} may not be read", fix="check its permissions")
+    if error.errno == errno.ENOENT:
+        return LmctlError("E-FILE", f"{shown} does not exist", fix="check the path")
+    return LmctlError("E-FILE", f"{shown} cannot be read: {os.strerror(error.errno or 0)}", fix="name a regular file")
+
+
+def real_path(path: str | Path) -> str:
+    """Return `path` with all links followed; one whose name this locale cannot ask for leads nowhere."""
+    try:
+        return os.path.realpath(path)
+    except UnicodeEncodeError:
+        return os.path.normpath(path)
+
+
+def make_private(folder: Path) -> Path:
+    """Create `folder` and its missing parents with mode 0700; return it. Raises E-PERM, E-SPACE or E-IO."""
+    try:
+        missing = [part for part in (folder, *folder.parents) if not part.exists()]
+        for part in reversed(missing):
+            part.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    return folder
+
+
+def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace `path` so that readers see the old or the new bytes, also after a crash: temporary, fsync, rename, fsync.
+
+    Raises E-SPACE when the disk is full and E-IO or E-PERM otherwise; the old file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_error(path: Path, error: OSError) -> LmctlError:
+    """Return the error that a failed write of `path` is reported as."""
+    shown, why = escape(str(path)), os.strerror(error.errno or 0)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return LmctlError("E-SPACE", f"{shown} cannot be written: {why}", fix="free some space and run it again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return LmctlError("E-PERM", f"{shown} cannot be written: {why}", fix="check who owns the folder")
+    return LmctlError("E-IO", f"{shown} cannot be written: {why}", fix="check the disk")
