@@ -1,0 +1,84 @@
+"""The resolved Declaration of the last run, kept while every byte that it was made of stays the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from lmctl import __version__
+from lmctl.config import codec
+from lmctl.config.find import Request, included
+from lmctl.errors import LmctlError, Place
+from lmctl.paths import Folders, make_private, read_regular, real_path, write_atomic
+from lmctl.spec import Declaration, Hardware
+
+_SHAPE = 2  # of an entry
+_LIMIT = 64 << 20  # bytes of an entry
+_INPUT_LIMIT = 1 << 20
+
+
+def key(file: Path, request: Request, folders: Folders, environ: Mapping[str, str], hardware: Hardware) -> str:
+    """Return the fingerprint of all that decides beside the bytes of files; it shows no value of the environment.
+
+    `machine.toml` lies in one of the two folders and `~` means the other: what they say is nothing elsewhere.
+    """
+    named = sorted((name, value) for name, value in environ.items() if name.startswith("LMCTL_") and "__" in name)
+    where = (str(file), str(folders.config), str(folders.home))
+    said = (__version__, _SHAPE, where, request.sets, request.empty, named, hardware)
+    return sha256(repr(said).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def entry(folders: Folders, file: Path) -> Path:
+    """Return where the Declaration of `file` is kept: one entry each, so the folder does not grow."""
+    return folders.cache / "config" / f"{sha256(os.fsencode(file)).hexdigest()[:32]}.json"
+
+
+def load(path: Path, wanted: str, file: Path) -> Declaration | None:
+    """Return the kept Declaration, or None when there is none that still holds."""
+    try:
+        kept = json.loads(_own_bytes(path))
+        if kept["key"] != wanted or not _unchanged(kept, file):
+            return None
+        return codec.declaration(kept["declaration"])
+    except (OSError, LmctlError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # unreadable, foreign or of another shape: it is made anew
+
+
+def save(path: Path, wanted: str, inputs: Mapping[str, Any], declaration: Declaration) -> None:
+    """Keep a Declaration; a cache that cannot be written is no failure."""
+    kept = {"key": wanted, **inputs, "declaration": codec.encode(declaration)}
+    with contextlib.suppress(OSError, LmctlError, UnicodeEncodeError):
+        make_private(path.parent)
+        write_atomic(path, json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _own_bytes(path: Path) -> bytes:
+    """Return the bytes of a file that nobody else could have written."""
+    for part in (path, path.parent):
+        status = part.lstat()
+        if (
+            status.st_uid != os.geteuid()
+            or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            or stat.S_ISLNK(status.st_mode)
+        ):
+            raise OSError
+    return read_regular(path, _LIMIT)
+
+
+def _unchanged(kept: Mapping[str, Any], file: Path) -> bool:
+    for name, digest in kept["hashes"].items():
+        if digest is None:
+            if os.path.lexists(name):
+                return False
+        elif sha256(read_regular(Path(name), _INPUT_LIMIT)).hexdigest() != digest:
+            return False
+    if any(real_path(name) != real for name, real in kept["leads"].items()):
+        return False
+    listing: list[str] = kept["listing"]
+    return list(included(file.parent, kept["patterns"], Place(file.name))) == listing

@@ -1,0 +1,103 @@
+"""Where the configuration is: the declaration's file, and the profile files that it includes."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from lmctl.errors import LmctlError, Place, escape
+from lmctl.paths import Folders
+from lmctl.record import record
+
+MAIN, LOCAL, MACHINE = "localmodels.toml", "localmodels.local.toml", "machine.toml"
+MOST_FILES = 256
+
+
+@record
+class Request:
+    """What the command line says about the configuration. `elsewhere`: `-C` was given, so LMCTL_CONFIG is not asked."""
+
+    directory: Path  # absolute; looked in, then upwards
+    file: Path | None = None  # --config
+    sets: tuple[str, ...] = ()  # KEY=VALUE
+    elsewhere: bool = False
+    empty: bool = False  # a declaration without profiles is welcome
+
+
+def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> Path:
+    """Return the declaration's file, with links resolved. Raises E-FILE when there is none, or no folder to look in."""
+    if request.elsewhere:
+        refuse_missing(request.directory)
+    named = request.file
+    if named is None and not request.elsewhere and environ.get("LMCTL_CONFIG"):
+        named = Path(environ["LMCTL_CONFIG"])
+    if named is not None:
+        return Path(os.path.realpath(request.directory / named))
+    for folder in (request.directory, *request.directory.parents, folders.config):
+        if (folder / MAIN).exists():
+            return Path(os.path.realpath(folder / MAIN))
+    what = f"there is no {MAIN} in {escape(str(request.directory))} or above"
+    raise LmctlError("E-FILE", what, fix="run `lmctl init`, or name a file with --config")
+
+
+def refuse_missing(directory: Path) -> None:
+    """Raise E-FILE unless the folder that `-C` names is there: the one above it is another declaration's."""
+    if not directory.is_dir():
+        raise LmctlError("E-FILE", f"{escape(str(directory))} is no folder", fix="correct what -C names")
+
+
+def included(folder: Path, patterns: Sequence[str], place: Place) -> tuple[str, ...]:
+    """Return the files that the globs match, sorted, as posix paths from `folder` (a real path).
+
+    Raises E-INCLUDE for a link that leads out of `folder`, a file that is not there, or the declaration itself;
+    E-LIMIT for more than 256 files.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        before = len(found)
+        for name in glob.iglob(pattern, root_dir=folder, recursive=True):  # noqa: PTH207 (relative names, lazily)
+            if not (folder / name).is_dir():
+                found.add(inside(folder, name, place))
+            if len(found) > MOST_FILES:
+                raise LmctlError("E-LIMIT", f"`include` matches more than {MOST_FILES} files", place=place)
+        if len(found) == before and not glob.has_magic(pattern):
+            _missing(folder, pattern, place)
+    return tuple(sorted(found))
+
+
+def _missing(folder: Path, pattern: str, place: Place) -> None:
+    if not (folder / pattern).is_file():
+        shown = escape(pattern, 80)
+        raise LmctlError("E-INCLUDE", f"{place.file} includes {shown}, which is no file", fix="correct it", place=place)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """True when `included` finds a file `name` by `pattern`: `*` stays within a folder, and hidden names hide."""
+    return _match(PurePosixPath(pattern).parts, PurePosixPath(name).parts)
+
+
+def _match(patterns: Sequence[str], parts: Sequence[str]) -> bool:
+    if not patterns:
+        return not parts
+    pattern, part = patterns[0], parts[0] if parts else ""
+    hidden = part.startswith(".") and not pattern.startswith(".")
+    if pattern == "**":
+        return _match(patterns[1:], parts) or (part != "" and not hidden and _match(patterns, parts[1:]))
+    fits = fnmatchcase(part, pattern) and not hidden if glob.has_magic(pattern) else pattern == part
+    return part != "" and fits and _match(patterns[1:], parts[1:])
+
+
+def inside(folder: Path, name: str, place: Place) -> str:
+    """Return the posix form of an included file's name. Raises E-INCLUDE for one that may not be included."""
+    shown = escape(name, 80)
+    real = os.path.realpath(folder / name)
+    if os.path.commonpath([real, folder]) != str(folder):
+        what = f"{place.file} includes {shown}, a link that leads out of the declaration's folder"
+        raise LmctlError("E-INCLUDE", what, fix="copy the file", place=place)
+    if name in {MAIN, LOCAL} or real == os.path.realpath(folder / MAIN):
+        what = f"{place.file} includes {shown}: a declaration cannot include itself"
+        raise LmctlError("E-INCLUDE", what, fix='include "profiles/*.toml"', place=place)
+    return name.replace(os.sep, "/")

@@ -1,0 +1,154 @@
+"""Names, addresses and paths that a configuration may hold: each check returns the text or raises LmctlError."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from lmctl.config.values import invisible, wrong_type
+from lmctl.errors import LmctlError, escape
+
+RESERVED = frozenset(["all", "none", "auto", "local", "default", "lmctl", "gateway", "watch", "declarations"])
+DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{stem}{n}" for stem in ("com", "lpt") for n in range(10))])
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ALIAS = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
+_REPO_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
+
+
+def name(value: object) -> object:
+    """Check the name of a profile, a group or a declaration."""
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    shown = escape(value, 70)
+    if len(value) > 63:
+        raise LmctlError("E-NAME", f"name {escape(value, 20)!r} of {len(value)} characters is longer than 63")
+    hidden = invisible(value)
+    if hidden:
+        raise LmctlError("E-NAME", f"name '{shown}' has invisible character {hidden[1]} at {hidden[0]}")
+    if not _NAME.fullmatch(value):
+        raise LmctlError(
+            "E-NAME", f"'{shown}' is no name", fix="use letters, digits, '.', '_', '-'; a letter or digit first"
+        )
+    if value.lower() in RESERVED or value.lower().partition(".")[0] in DEVICES:
+        raise LmctlError("E-NAME", f"'{shown}' is reserved", fix="choose another name")
+    return value
+
+
+def same_name(value: str) -> str:
+    """Return the form in which two names must differ: normal form, case folded."""
+    return unicodedata.normalize("NFC", value).casefold()
+
+
+def alias(value: object) -> object:
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    if not _ALIAS.fullmatch(value):
+        raise LmctlError(
+            "E-NAME", f"'{escape(value, 60)}' is no alias", fix="use letters, digits and ._:/@+-, at most 128"
+        )
+    return value
+
+
+def repo(value: object) -> object:
+    """Check `owner/name` as the Hub writes it."""
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    parts = value.split("/")
+    bad = len(parts) != 2 or any(
+        not _REPO_PART.fullmatch(part) or ".." in part or "--" in part or part.endswith((".", "-", ".git"))
+        for part in parts
+    )
+    if bad:
+        raise LmctlError("E-REPO", f"'{escape(value, 80)}' is no repository", fix="write owner/name as on the Hub")
+    return value
+
+
+def revision(value: object) -> object:
+    """Check a branch, tag or commit; 40 hex digits are a commit and final."""
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    if not _REVISION.fullmatch(value) or ".." in value or "//" in value:
+        raise LmctlError("E-REVISION", f"'{escape(value, 80)}' is no branch, tag or commit")
+    return value
+
+
+def hub_file(value: object) -> object:
+    """Check the path of a file inside a repository: relative, normalised, portable; globs are allowed."""
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    parts = value.split("/")
+    bad = not value or invisible(value) or "\\" in value or ":" in value or len(value) > 1024
+    if bad or any(part in {"", ".", ".."} or len(part.encode()) > 255 for part in parts):
+        raise LmctlError(
+            "E-PATH", f"'{escape(value, 80)}' must stay inside the repository", fix="write a/relative/path"
+        )
+    return value
+
+
+def local_path(value: object) -> object:
+    """Check the spelling of a path on this machine; whether it may lead there is decided per layer."""
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    too_long = len(value.encode()) > 4095 or any(len(part.encode()) > 255 for part in value.split("/"))
+    if not value or invisible(value) or "\\" in value or too_long:
+        raise LmctlError("E-PATH", f"'{escape(value, 80)}' is no portable path", fix="write it with '/', on one line")
+    return value
+
+
+def include(value: object) -> object:
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    path = PurePosixPath(value)
+    if not value or path.is_absolute() or ".." in path.parts or "\\" in value or invisible(value):
+        raise LmctlError("E-INCLUDE", f"'{escape(value, 80)}' leads out of the declaration's folder")
+    return value
+
+
+def env_name(value: object) -> object:
+    if not isinstance(value, str) or not _ENV_NAME.fullmatch(value):
+        raise LmctlError(
+            "E-ENV", f"'{escape(str(value), 60)}' is no name of a variable", fix="use capitals, digits and '_'"
+        )
+    return value
+
+
+def url(value: object) -> object:
+    """Check an https address, or http to this machine."""
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    if not host or not secure or parts.username or parts.password or invisible(value) or " " in value:
+        shown = "an address with a password" if "@" in value else f"'{escape(value, 80)}'"
+        raise LmctlError(
+            "E-RANGE", f"{shown} is refused", fix="write an https address without password, or http to 127.0.0.1"
+        )
+    return value
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address(value: object) -> object:
+    """Check the address to listen on: a number, since a host name may change its meaning."""
+    if not isinstance(value, str):
+        raise wrong_type("text", value)
+    try:
+        ipaddress.ip_address(value)
+    except ValueError as error:
+        raise LmctlError("E-BIND", f"'{escape(value, 60)}' is no IP address", fix='write "127.0.0.1"') from error
+    return value
