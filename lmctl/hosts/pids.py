@@ -1,0 +1,148 @@
+"""Facts about other processes: from /proc where there is one, which is quick, and through psutil elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from lmctl.record import record
+
+LINUX = sys.platform.startswith("linux")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@record
+class Stat:
+    """One live process; `started` in seconds since boot, None where only the date is known."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    started: float | None
+
+
+def stat(pid: int) -> Stat | None:
+    """Return a process as it is now; None when it ended, also while its parent has not noticed (a zombie)."""
+    if not LINUX:
+        return _psutil_stat(pid)
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = text[text.rfind(b")") + 2 :].split()  # the name before it may hold anything
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return Stat(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]) / _TICKS)
+
+
+def every() -> Iterator[Stat]:
+    """Yield all processes that can be seen."""
+    numbers = (
+        (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()) if LINUX else iter(psutil().pids())
+    )
+    for pid in numbers:
+        if found := stat(pid):
+            yield found
+
+
+def members(group: int, session: int) -> list[int]:
+    """Return the pids of a process group within its session."""
+    return [found.pid for found in every() if found.group == group and found.session == session]
+
+
+def tree(root: int) -> list[int]:
+    """Return `root` and its descendants, those that live."""
+    children: dict[int, list[int]] = {}
+    alive = set()
+    for found in every():
+        children.setdefault(found.parent, []).append(found.pid)
+        alive.add(found.pid)
+    pending, seen = [root] if root in alive else [], []
+    while pending:
+        seen.append(pending.pop())
+        pending.extend(pid for pid in children.get(seen[-1], []) if pid not in seen)
+    return seen
+
+
+def resident(pid: int) -> int | None:
+    """Return the resident bytes of one process; pages that several processes share count in each."""
+    if LINUX:
+        try:
+            return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
+        except OSError:
+            return None
+    library = psutil()
+    try:
+        return int(library.Process(pid).memory_info().rss)
+    except library.Error:
+        return None
+
+
+def command(pid: int) -> tuple[str, ...]:
+    """Return the argv of a process, empty when it cannot be read."""
+    if LINUX:
+        try:
+            text = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return ()
+        return tuple(part.decode("utf-8", "replace") for part in text.rstrip(b"\0").split(b"\0"))
+    library = psutil()
+    try:
+        return tuple(library.Process(pid).cmdline())
+    except library.Error:
+        return ()
+
+
+def runs_in(pid: int, folder: Path) -> bool:
+    """Return whether `folder` is the working folder of a process."""
+    try:
+        return Path(f"/proc/{pid}/cwd" if LINUX else _psutil_cwd(pid)).samefile(folder)
+    except OSError:
+        return False
+
+
+def variable(pid: int, name: str) -> str | None:
+    """Return an environment variable of a process, as it was when the process started; None when unknown."""
+    if LINUX:
+        try:
+            parts = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return None
+        prefix = f"{name}=".encode()
+        return next((part[len(prefix) :].decode("utf-8", "replace") for part in parts if part.startswith(prefix)), None)
+    library = psutil()
+    try:
+        value: str | None = library.Process(pid).environ().get(name)
+    except library.Error:
+        return None
+    return value
+
+
+def _psutil_stat(pid: int) -> Stat | None:
+    library = psutil()
+    try:
+        process = library.Process(pid)
+        if process.status() == library.STATUS_ZOMBIE:
+            return None
+        return Stat(pid, process.ppid(), os.getpgid(pid), os.getsid(pid), None)
+    except (library.Error, OSError):
+        return None
+
+
+def _psutil_cwd(pid: int) -> str:
+    library = psutil()
+    try:
+        return str(library.Process(pid).cwd())
+    except library.Error as error:
+        raise OSError(str(error)) from error
+
+
+def psutil() -> ModuleType:
+    """Return psutil: imported when first asked for, because it takes as long as half a plan, and Linux needs none."""
+    return importlib.import_module("psutil")

@@ -1,0 +1,279 @@
+"""lmctl's own supervisord for one declaration: observed in one call, changed program by program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lmctl import launch
+from lmctl.errors import LmctlError, Problem, escape
+from lmctl.host import Daemon
+from lmctl.hosts import pids, supervisor_daemon, supervisor_left, supervisor_rpc
+from lmctl.hosts.supervisor_daemon import Group
+from lmctl.hosts.supervisor_files import Files
+from lmctl.hosts.supervisor_rpc import Client, Info, NotThere, Rpc, failure, why
+from lmctl.hosts.xmlrpc import Fault
+from lmctl.record import replace as copy
+from lmctl.spec import Process, ProgramSpec
+
+_STOPPABLE = {"STARTING", "RUNNING", "BACKOFF"}
+_LATE, _TOO_LATE = 1.0, 6.0  # seconds beyond a program's own time to stop: then it is killed, then given up
+
+
+class LocalSupervisor:
+    """Implements `host.Supervisor` for the state folder of one declaration.
+
+    `environ` is this process's; `log_max_bytes` is for one program; `timeout` in seconds is for one answer.
+    """
+
+    def __init__(
+        self, folder: Path, environ: Mapping[str, str], log_max_bytes: int = 20 << 20, timeout: float = 5.0
+    ) -> None:
+        self._folder = folder
+        self._environ = environ
+        self._files = Files(folder, log_max_bytes)
+        self._client = Client(Rpc(supervisor_daemon.socket_path(folder), timeout))
+
+    def observe(self) -> Daemon:
+        """Return the daemon as it is. Reads a few small files and asks once; starts and imports nothing heavy."""
+        specs, edited = self._files.declared()
+        starts = {name: launch.read_starts(str(self._files.starts(name))) for name in specs}
+        held = frozenset(name for name, records in starts.items() if launch.held(records))
+        daemon = Daemon(None, {}, specs, edited, held=held)
+        try:
+            number, infos = self._everything()
+        except NotThere:
+            if self._silent():
+                return copy(daemon, pid=supervisor_daemon.pid(self._folder), problem="it runs, but its socket is gone")
+            return copy(daemon, orphans=supervisor_left.orphans(self._folder))
+        except (LmctlError, Fault) as error:
+            problem = error.problems[0].what if isinstance(error, LmctlError) else why(error)
+            return copy(daemon, pid=supervisor_daemon.pid(self._folder), problem=problem)
+        processes = {info["name"]: _process(info, starts.get(info["name"], [])) for info in infos}
+        return copy(daemon, pid=number, processes=processes)
+
+    def write(self, programs: Sequence[ProgramSpec]) -> bool:
+        """Write what `programs` need, where it differs; True when something did. See `Files.write`."""
+        changed = self._files.write(programs)
+        if not self._silent():
+            self._files.sweep(supervisor_left.orphans(self._folder))
+        return changed
+
+    def reload(self, replace: frozenset[str]) -> None:
+        """Bring the daemon to the written configuration as `host.Supervisor` says.
+
+        What fails for one program keeps no other from its change; programs that ran and were replaced then run again,
+        also those that do not start by themselves. Raises E-SUPERVISOR, also for programs that outlived a daemon: they
+        are ended by `shutdown` alone.
+        """
+        named = self._files.named()
+        if not self._ready():
+            return self._start_daemon(named)
+        added, removed = self._client.reread()
+        before = {info["name"]: info for info in self._everything()[1]}
+        leaving = {*removed, *(replace & before.keys())}
+        problems = self._stop_all(leaving)
+        problems += _each(leaving - _failed(problems), self._remove)
+        coming = (replace & named | added) - _failed(problems)
+        problems += _each(coming, lambda name: self._add(name, keep_hold=name not in replace))
+        self._files.sweep(_failed(problems))
+        if problems:
+            ran = {name for name in coming - _failed(problems) if name in before and before[name]["pid"]}
+            problems += _each(ran, self._run)
+            raise LmctlError.of(problems)
+        return None
+
+    def start(self, program: str) -> None:
+        """Start a program that the daemon knows, once one that is stopping has ended. Raises E-SUPERVISOR."""
+        self.release(program)
+        supervisor_daemon.wait(lambda: not self._is_stopping(program), self._patience(program) + _TOO_LATE)
+        self._run(program)
+
+    def stop(self, program: str) -> None:
+        """Stop a program and everything in its process group, also one whose daemon is gone. Raises E-SUPERVISOR."""
+        if not self._ready():
+            groups = supervisor_left.groups(supervisor_left.orphans(self._folder))
+            self._end_orphans({name: group for name, group in groups.items() if name == program})
+            problems = self._escaped([program])
+        else:
+            problems = self._stop_all([program])
+        if problems:
+            raise LmctlError.of(problems)
+
+    def shutdown(self) -> None:
+        """Stop all programs at once, then the daemon, and return when all are gone. Raises E-SUPERVISOR."""
+        problems: list[Problem] = []
+        told, number = False, supervisor_daemon.pid(self._folder)
+        groups = supervisor_left.groups(supervisor_left.orphans(self._folder))
+        try:
+            number, infos = self._everything()
+            problems = self._stop_all([info["name"] for info in infos])
+            self._client.tell("shutdown", fine=(supervisor_rpc.SHUTDOWN_STATE,))
+            told = True
+        except NotThere:
+            pass
+        except (LmctlError, Fault) as error:
+            if number is None:  # nobody who could be ended without being asked
+                raise error if isinstance(error, LmctlError) else failure(why(error)) from None
+        if number is not None and not (told and supervisor_daemon.wait(lambda: pids.stat(number) is None, 5.0)):
+            supervisor_daemon.end(number, self._patience() + 2.0)
+        if not supervisor_daemon.wait(lambda: not supervisor_daemon.lives(self._folder), 5.0):
+            raise failure("supervisord does not end", fix="see supervisord.log, then end its process")
+        self._end_orphans(groups, grace=number is None)
+        supervisor_daemon.remove_socket(self._folder)
+        self._files.sweep(())
+        seen = _failed(problems)
+        problems += [problem for problem in self._escaped(self._files.named()) if problem.change not in seen]
+        if problems:
+            raise LmctlError.of(problems)
+
+    def hold(self, program: str) -> None:
+        """Make the launcher refuse to start a program, across restarts of the daemon."""
+        self._files.hold(program)
+
+    def release(self, program: str) -> None:
+        """Lift the hold of a program and begin a new series of starts."""
+        self._files.begin_series(program, keep_hold=False)
+
+    def log(self, program: str) -> Path:
+        """Return the file that the output of a program goes to."""
+        return self._files.log(program)
+
+    def _patience(self, *names: str) -> float:
+        """Return the longest time, in seconds, that one of these programs (of all, if none is named) has to stop."""
+        return max(self._files.patience(names or self._files.declared()[0]).values(), default=0.0)
+
+    def _everything(self) -> tuple[int, list[Info]]:
+        if not supervisor_daemon.trusted_socket(self._folder):
+            raise NotThere
+        return self._client.everything()
+
+    def _silent(self) -> bool:
+        """Return whether a daemon lives that does not listen."""
+        return supervisor_daemon.lives(self._folder) or supervisor_daemon.pid(self._folder) is not None
+
+    def _ready(self) -> bool:
+        """Return False when no daemon is there, True when it takes orders. Raises E-SUPERVISOR in between."""
+        try:
+            self._everything()
+        except NotThere:
+            if not self._silent():
+                return False
+            raise failure("supervisord runs, but its socket is gone") from None
+        except Fault as fault:
+            ending = fault.faultCode == supervisor_rpc.SHUTDOWN_STATE and self._silent()
+            if ending and supervisor_daemon.wait(lambda: not self._silent(), 10.0):
+                return False
+            raise failure(why(fault)) from fault
+        return True
+
+    def _start_daemon(self, named: Iterable[str]) -> None:
+        if left := supervisor_left.orphans(self._folder):
+            specs = self._files.declared()[0]
+            shown = ", ".join(f"{escape(specs[n].profile) if n in specs else n} (pid {left[n]})" for n in left)
+            raise failure(f"programs of an earlier supervisord still run: {shown}")
+        for name in named:
+            self._files.begin_series(name, keep_hold=True)
+        supervisor_daemon.start(self._folder, self._environ)
+        if not supervisor_daemon.wait(self._ready, 10.0):
+            raise failure("supervisord was started, but does not answer", fix="see supervisord.log")
+        self._files.sweep(())
+
+    def _is_stopping(self, name: str) -> bool:
+        (info,) = self._client.programs([name])
+        return info is not None and info["statename"] == "STOPPING"
+
+    def _remove(self, name: str) -> None:
+        fine = (supervisor_rpc.BAD_NAME,)
+        try:
+            self._client.tell("removeProcessGroup", name, fine=fine)
+        except LmctlError:  # started again in the meantime: once more
+            self._stop_all([name])
+            self._client.tell("removeProcessGroup", name, fine=fine)
+
+    def _add(self, name: str, *, keep_hold: bool) -> None:
+        self._files.begin_series(name, keep_hold=keep_hold)
+        self._client.tell("addProcessGroup", name, fine=(supervisor_rpc.ALREADY_ADDED,))
+
+    def _run(self, name: str) -> None:
+        self._client.tell("startProcess", name, False, fine=(supervisor_rpc.ALREADY_STARTED,))
+
+    def _stop_all(self, names: Iterable[str]) -> list[Problem]:
+        """Stop programs side by side until their groups are empty; return what could not be stopped, by program."""
+        patience = self._files.patience(names)
+        groups: dict[str, set[Group]] = {name: set() for name in patience}
+        begin, pending = time.monotonic(), sorted(patience)
+        while pending:
+            over = {name: time.monotonic() - begin - patience[name] for name in pending}
+            infos = dict(zip(pending, self._client.programs(pending), strict=True))
+            for name, info in infos.items():
+                if info and (group := Group.of(info["pid"])):
+                    groups[name].add(group)
+                if over[name] > _LATE:  # the daemon counts an older, longer time, or does nothing
+                    supervisor_daemon.end_groups(groups[name])
+                if info and info["statename"] in _STOPPABLE:
+                    fine = (supervisor_rpc.NOT_RUNNING, supervisor_rpc.BAD_NAME)
+                    self._client.tell("stopProcess", name, False, fine=fine)
+            pending = [name for name in pending if not _ended(infos[name]) and over[name] < _TOO_LATE]
+            time.sleep(0.03 if pending else 0.0)
+        left = {name: supervisor_daemon.end_groups(groups[name]) for name in patience}
+        text = "process {} does not end, not even when killed"
+        stay = [Problem("E-SUPERVISOR", text.format(some[0]), change=name) for name, some in left.items() if some]
+        return stay + self._escaped(name for name, some in left.items() if not some)
+
+    def _escaped(self, names: Iterable[str]) -> list[Problem]:
+        found = (supervisor_left.escaped(self._files, name) for name in names)
+        return [problem for problem in found if problem is not None]
+
+    def _end_orphans(self, groups: Mapping[str, Group], *, grace: bool = True) -> None:
+        """End programs that outlived a daemon: they hold their ports, and nobody restarts them.
+
+        Without `grace` they had their time to stop already.
+        """
+        for name, group in groups.items():
+            if left := supervisor_daemon.end_groups([group], self._patience(name) if grace else 0.0):
+                raise failure(f"process {left[0]} of an earlier supervisord does not end", fix="end it by hand")
+
+
+def _failed(problems: Iterable[Problem]) -> set[str]:
+    return {problem.change for problem in problems if problem.change}
+
+
+def _each(names: Iterable[str], act: Callable[[str], None]) -> list[Problem]:
+    """Do the same to every program; return what the daemon refused, by program. Raises all other errors at once."""
+    problems: list[Problem] = []
+    for name in sorted(names):
+        try:
+            act(name)
+        except LmctlError as error:
+            if not isinstance(error.__cause__, Fault):
+                raise
+            problems += [copy(problem, change=name) for problem in error.problems]
+    return problems
+
+
+def _ended(info: Info | None) -> bool:
+    """Return whether a program stays as it is: one that exited by itself is started again within the second."""
+    if info is None:
+        return True
+    if info["statename"] == "EXITED":
+        return bool(info["exitstatus"] == launch.REFUSED)
+    return info["statename"] in {"STOPPED", "FATAL", "UNKNOWN"}
+
+
+def _process(info: Info, starts: Sequence[launch.Record]) -> Process:
+    number = info["pid"] or None
+    last = launch.last_start(starts)
+    digest = last.get("hash") if last and number and last.get("pid") == number else None
+    if number and not isinstance(digest, str):
+        digest = pids.variable(number, "LMCTL_HASH")
+    return Process(
+        id=info["name"],
+        state=info["statename"],
+        pid=number,
+        started=float(info["start"]) if number else None,
+        exit_status=info["exitstatus"] if info["start"] and not number else None,
+        hash=digest if isinstance(digest, str) else None,
+        spawn_error=info["spawnerr"],
+    )

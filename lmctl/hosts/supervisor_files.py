@@ -1,0 +1,143 @@
+"""The state folder of one declaration's supervisord: what it declares, and writing it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from lmctl import launch
+from lmctl.errors import LmctlError, escape
+from lmctl.hosts import supervisor_conf, supervisor_daemon
+from lmctl.paths import disk_error, write_atomic
+from lmctl.record import replace as copy
+from lmctl.spec import ProgramSpec
+
+
+class Files:
+    """The files of one state folder; `log_max_bytes` is for one program."""
+
+    def __init__(self, folder: Path, log_max_bytes: int) -> None:
+        self.folder = folder
+        self._log_max_bytes = log_max_bytes
+        self._conf = folder / "supervisord.conf"
+
+    def program(self, name: str) -> Path:
+        """Return the launcher's file of a program."""
+        return self.folder / "programs" / f"{name}.json"
+
+    def starts(self, name: str) -> Path:
+        """Return where the launcher counts the starts of a program."""
+        return self.folder / "starts" / name
+
+    def log(self, name: str) -> Path:
+        """Return where the output of a program goes."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def write(self, programs: Sequence[ProgramSpec]) -> bool:
+        """Write what `programs` need, each file atomically and only when its bytes differ; True when one did.
+
+        Nothing is written when supervisor's own parser does not read back what was meant. What is gone keeps its file
+        until `sweep`: it may still run, and must be seen until it does not. Raises E-SUPERVISOR, and E-SPACE, E-PERM
+        or E-IO from the disk.
+        """
+        text = supervisor_conf.join(self._sections(programs)).encode()
+        supervisor_daemon.check_limit(supervisor_conf.descriptors(len(programs)))
+        if _bytes(self._conf) != text:
+            supervisor_conf.check(text.decode(), programs)
+        supervisor_daemon.folders(self.folder)
+        wanted = {self.program(spec.id): (supervisor_conf.program_file(spec), 0o600) for spec in programs}
+        wanted[self.folder / "launch"] = (supervisor_conf.launcher(), 0o700)
+        wanted[self._conf] = (text, 0o600)
+        changed = [path for path, (content, _) in wanted.items() if _bytes(path) != content]
+        for path in changed:
+            write_atomic(path, *wanted[path])
+        return bool(changed) or any(path not in wanted for path in self._program_files())
+
+    def named(self) -> frozenset[str]:
+        """Return the programs that supervisord.conf names."""
+        return frozenset(supervisor_conf.split(self._text())[0]) - {""}
+
+    def sweep(self, alive: Collection[str]) -> None:
+        """Remove the files of programs that supervisord.conf does not name, but for those that are `alive`.
+
+        Raises E-PERM or E-IO.
+        """
+        stays = {*self.named(), *alive}
+        for path in self._program_files():
+            if path.stem not in stays:
+                with _reported(path):
+                    self.starts(path.stem).unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
+
+    def declared(self) -> tuple[dict[str, ProgramSpec], tuple[str, ...]]:
+        """Return the programs that the files declare, and what in them is not as `write` would leave it."""
+        text = self._text()
+        blocks, foreign = supervisor_conf.split(text)
+        specs: dict[str, ProgramSpec] = {}
+        edited = list(foreign)
+        for path in self._program_files():
+            try:
+                spec = supervisor_conf.read_program(path)
+                self._sections([spec])  # its id and hash are ones that lmctl forms
+            except (OSError, ValueError, LmctlError):
+                edited.append(f"programs/{escape(path.name)}")
+                continue
+            autostart, stop = supervisor_conf.settings(blocks.get(spec.id, ""))
+            specs[spec.id] = copy(spec, autostart=autostart, stop_timeout=stop)
+            if _bytes(path) != supervisor_conf.program_file(spec):
+                edited.append(f"programs/{path.name}")
+        if text or specs:
+            expected = self._sections(tuple(specs.values()))
+            names = sorted({*blocks, *expected})
+            few = self._sections([spec for name, spec in specs.items() if name in blocks])[""]
+            if blocks[""] == few:
+                expected[""] = few  # it counts the programs, and one that is gone from it may not have ended yet
+            edited += [escape(name) or "supervisord" for name in names if blocks.get(name) != expected.get(name)]
+            if _bytes(self.folder / "launch") != supervisor_conf.launcher():
+                edited.append("launch")
+        return specs, tuple(dict.fromkeys(edited))
+
+    def patience(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the seconds after which programs that were told to stop are killed."""
+        blocks, _ = supervisor_conf.split(self._text())
+        return {name: supervisor_conf.settings(blocks.get(name, ""))[1] for name in names}
+
+    def begin_series(self, name: str, *, keep_hold: bool) -> None:
+        """Count the starts of a program from here on."""
+        if self.starts(name).exists():
+            self._update(name, lambda records: launch.cleared(records, keep_hold=keep_hold))
+
+    def hold(self, name: str) -> None:
+        """Make the launcher refuse the program."""
+        supervisor_daemon.folders(self.folder)
+        self._update(name, lambda records: records if launch.held(records) else [*records, {"hold": True}])
+
+    def _update(self, name: str, change: Callable[[list[launch.Record]], Iterable[launch.Record]]) -> None:
+        with _reported(self.starts(name)):
+            launch.update(str(self.starts(name)), change)
+
+    def _sections(self, programs: Sequence[ProgramSpec]) -> dict[str, str]:
+        return supervisor_conf.sections(programs, supervisor_daemon.socket_text(self.folder), self._log_max_bytes)
+
+    def _program_files(self) -> list[Path]:
+        return sorted((self.folder / "programs").glob("*.json"))
+
+    def _text(self) -> str:
+        return (_bytes(self._conf) or b"").decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into E-SPACE, E-PERM or E-IO."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
