@@ -1,0 +1,183 @@
+"""What the commands that act share: the session, progress, interrupts, and how an apply is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from types import FrameType
+
+from lmctl import adhoc, neighbours, plan
+from lmctl.command import Context
+from lmctl.config.find import MAIN, Request, discover
+from lmctl.errors import LmctlError, Problem, Terminated, escape
+from lmctl.mutex import exclusive
+from lmctl.progress import Reporter
+from lmctl.reconcile import Applied, Ended, Reconciler, Resolve
+from lmctl.resource import Case
+from lmctl.resources import artifact
+from lmctl.result import Result
+from lmctl.session import Session
+from lmctl.spec import Declaration, Json
+from lmctl.text import Style
+
+_MARKS = {"done": "✓", "failed": "✗", "blocked": "·", "not started": "·"}
+_INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
+
+
+def session(context: Context, *, empty: bool = False) -> Session:
+    """Return the session of the declaration that the context finds; with `empty`, one without profiles too."""
+    declaration = context.declaration(empty=empty)
+    return Session.of(declaration, context.folders, context.host(declaration))
+
+
+def standing(context: Context) -> tuple[Session, tuple[Problem, ...]]:
+    """Return the session for commands that stop or show what runs, and what is wrong with the configuration.
+
+    Of a declaration that cannot be judged only its name is known, from the state folder: what it left running is found
+    there. Raises what is wrong where nothing was ever applied.
+    """
+    try:
+        return session(context), ()
+    except LmctlError as error:
+        found = _recorded(context)
+        if found is None:
+            raise
+        return Session.of(found, context.folders, context.host(found)), error.problems[:1]
+
+
+def _recorded(context: Context) -> Declaration | None:
+    """Return name, folder and file of the declaration that was applied last from where the context looks."""
+    options = context.options
+    request = Request(options.directory, options.config, elsewhere=options.elsewhere)
+    try:
+        wanted = {discover(request, context.folders, context.environ)}
+    except LmctlError:  # the file is gone
+        wanted = {Path(os.path.realpath(folder)) / MAIN for folder in (options.directory, *options.directory.parents)}
+    records = (context.folders.state / "declarations").glob("*.json")
+    for record in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(ValueError):
+            folder, file = neighbours.folder_of(record)
+            if file in wanted:
+                return Declaration(record.stem, folder, file, ())
+    return None
+
+
+def running(session: Session, names: list[str]) -> frozenset[str]:
+    """Return `names` as a set, of profiles that are declared or still have a program. Raises as `known`."""
+    programs = session.host.supervisor.observe().specs.values()
+    return _known([*(p.name for p in session.declaration.profiles), *(spec.profile for spec in programs)], names)
+
+
+def declaration_or_stand_in(context: Context) -> Declaration:
+    """Return the declaration, one without profiles too; where there is none, the one that stands in for it."""
+    try:
+        return context.declaration(empty=True)
+    except LmctlError as error:
+        if error.code != "E-FILE" or context.options.config:
+            raise
+    adhoc.stand_in(context.folders)
+    return context.declaration(empty=True)
+
+
+def known(session: Session, names: list[str]) -> frozenset[str]:
+    """Return `names` as a set. Raises E-USAGE for one that is no profile, with the near miss, E-NAME for no text."""
+    return _known([profile.name for profile in session.declaration.profiles], names)
+
+
+def _known(declared: list[str], names: list[str]) -> frozenset[str]:
+    for name in names:
+        if not name.isprintable():
+            raise LmctlError(
+                "E-NAME", f"'{escape(name, 80)}' cannot be the name of a profile", fix="see `lmctl status`"
+            )
+        if name not in declared:
+            import difflib  # only for mistakes
+
+            near = difflib.get_close_matches(name, declared, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"declared: {', '.join(declared) or 'none'}"
+            raise LmctlError("E-USAGE", f"there is no profile '{escape(name, 80)}'", fix=hint)
+    return frozenset(names)
+
+
+@contextmanager
+def reconciling(context: Context, session: Session) -> Iterator[tuple[Reconciler, list[int]]]:
+    """Yield a reconciler whose first interrupt drains and whose second one stops; the list holds the signals seen."""
+    with Reporter(context) as reporter:
+        reconciler = Reconciler(session, _resolver(session), reporter.progress, reporter.say)
+        seen: list[int] = []
+
+        def end_soon() -> None:
+            session.host.stop.set()
+            reporter.say("finishing what is under way; interrupt again to stop at once")
+
+        # a handler runs in the middle of whatever this thread does: it must take no lock that is held there
+        ending = Thread(target=end_soon)
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            seen.append(number)
+            if len(seen) > 1:
+                raise KeyboardInterrupt
+            ending.start()
+
+        before = {number: signal.signal(number, drain) for number in _INTERRUPTED}
+        try:
+            yield reconciler, seen
+        except KeyboardInterrupt:
+            raise (KeyboardInterrupt if seen[:1] in ([], [signal.SIGINT]) else Terminated) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if ending.ident is not None:
+                ending.join()
+
+
+@contextmanager
+def writing(context: Context, session: Session, command: str, *, wait: bool) -> Iterator[None]:
+    """Hold the declaration's lock for a command that plans nothing. Raises as `mutex.exclusive`."""
+    with Reporter(context) as reporter:
+        say = reporter.say
+        with exclusive(session.state / "lock", command, wait=wait, say=say):
+            yield
+
+
+def _resolver(session: Session) -> Resolve:
+    def resolve(case: Case) -> Mapping[str, LmctlError]:
+        from lmctl.locking import lock_missing  # asks the Hub: never needed where the lock is complete
+
+        return lock_missing(case.declaration, frozenset(artifact.missing(case, waiting=False)), session.host.hub)
+
+    return resolve
+
+
+def told(applied: Applied, seen: list[int]) -> Result:
+    """Return the result of an apply: what was planned, how each change ended, and the exit code."""
+    data: dict[str, Json] = {
+        **plan.to_json(applied.plan),
+        "outcomes": [{"id": ended.change.id, "state": ended.state} for ended in applied.ended],
+        "serving": dict(applied.serving),
+    }
+    code = _INTERRUPTED[signal.Signals(seen[0])] if seen else applied.exit_code
+    return Result(data, lambda style: _text(applied, style), applied.plan.warnings, applied.problems, code)
+
+
+def _text(applied: Applied, style: Style) -> str:
+    if not applied.ended:
+        return plan.text(applied.plan, style)
+    lines = [_line(ended, style) for ended in applied.ended]
+    done = sum(ended.state == "done" for ended in applied.ended)
+    rest = len(applied.ended) - done
+    head = style.green("Applied:") if not rest else style.red("Applied in part:" if done else "Failed:")
+    lines += ["", f"{head} {done} of {len(applied.ended)} changes done."]
+    lines += [f"  {name} answers at {style.cyan(f'http://{listen}/v1')}" for name, listen in applied.serving.items()]
+    lines += [style.dim(f"note: {note}") for note in applied.plan.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _line(ended: Ended, style: Style) -> str:
+    paint = style.green if ended.state == "done" else style.red
+    state = "" if ended.state in {"done", "failed"} else f"  ({ended.state})"
+    return f"{paint(_MARKS[ended.state])} {ended.change.word:<7} {style.bold(ended.change.address)}{state}"

@@ -1,0 +1,62 @@
+"""The registry of commands: name -> group and help line; the module is imported when its command runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from lmctl import __version__
+from lmctl.errors import DONE
+from lmctl.errors import USAGE as EXIT_USAGE
+
+if TYPE_CHECKING:
+    from lmctl.command import Command
+
+USAGE = "lmctl [-C DIR] [--config FILE] [--set KEY=VALUE] [--json] [-q | -v] [--offline] COMMAND …"
+GROUPS = {
+    "declare": "declare what you want",
+    "reconcile": "make it so",
+    "run": "run it",
+    "choose": "find and fetch",
+    "shell": "shell",
+}
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("declare", "write a first localmodels.toml"),
+    "validate": ("declare", "check the configuration"),
+    "config": ("declare", "show the resolved configuration and where each value comes from"),
+    "schema": ("declare", "print or write the JSON Schemas"),
+    "profile": ("declare", "add, change or remove a profile; comments stay"),
+    "lock": ("declare", "resolve every artifact to a commit, sizes and sha256"),
+    "plan": ("reconcile", "show what apply would change, and why"),
+    "apply": ("reconcile", "make this machine what the configuration says"),
+    "prune": ("reconcile", "remove what lmctl fetched and nothing declares any more"),
+    "verify": ("reconcile", "compare weights on disk with the lock"),
+    "down": ("reconcile", "stop every program and supervisord"),
+    "start": ("run", "start a profile, or a model that nothing declares"),
+    "stop": ("run", "stop a profile until it is started again"),
+    "restart": ("run", "stop and start a profile"),
+    "status": ("run", "show every profile: process, health, memory, address"),
+    "logs": ("run", "print the log of a profile"),
+    "download": ("choose", "fetch a repository's files into the cache"),
+    "completion": ("shell", "print the completion script of bash, zsh or fish"),
+}
+
+
+def load(name: str) -> Command:
+    """Return the module of a command (names are the registry's own)."""
+    module: Command = importlib.import_module(f"lmctl.commands.{name}")
+    return module
+
+
+def about(arguments: list[str]) -> tuple[str, int]:
+    """Return what to print where no command is named: the version, or the first screen; and the exit code."""
+    if arguments == ["--version"]:
+        return f"lmctl {__version__}", DONE
+    lines = [f"usage: {USAGE}", "", "Plan and apply for local language models.", ""]
+    for group, title in GROUPS.items():
+        lines.append(f"{title}:")
+        lines += [f"  {name:<12}{text}" for name, (where, text) in COMMANDS.items() if where == group]
+        lines.append("")
+    lines.append("`lmctl COMMAND --help` tells the rest. Start with `lmctl plan`.")
+    return "\n".join(lines), DONE if arguments else EXIT_USAGE

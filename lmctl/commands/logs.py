@@ -1,0 +1,104 @@
+"""`lmctl logs`: what a profile's engine printed, read from its file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmctl.acting import running, standing
+from lmctl.arguments import within
+from lmctl.command import Context
+from lmctl.errors import escape
+from lmctl.result import Result, write
+from lmctl.spec import program_id
+
+_POLL = 0.2  # seconds between two looks at a log that is followed
+_QUIET = 1.0  # seconds after which a line without an end is shown
+_LINE = 64 << 10  # bytes after which a line without an end is cut
+_TAIL = 4 << 20  # bytes that are looked at for the last lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("profile", metavar="PROFILE")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on printing what is added")
+    parser.add_argument(
+        "-n", "--lines", type=within(0, 1_000_000), default=100, metavar="N", help="how many lines to begin with (100)"
+    )
+
+
+def run(context: Context, args: argparse.Namespace) -> Result:
+    """Print the last lines; with `-f` everything that follows, until interrupted."""
+    current, warnings = standing(context)
+    current.refuse_foreign_name()
+    running(current, [args.profile])
+    path = current.host.supervisor.log(program_id(args.profile))
+    lines, position = _tail(path, args.lines, whole=args.follow)
+    if not args.follow:
+        text = "".join(f"{line}\n" for line in lines)
+        return Result({"profile": args.profile, "lines": list(lines)}, text, warnings)
+    for line in _follow(path, lines, position):
+        write(context.out, json.dumps({"line": line}) + "\n" if context.options.json else f"{line}\n")
+    return Result()
+
+
+def _tail(path: Path, count: int, *, whole: bool) -> tuple[list[str], int]:
+    """Return the last `count` lines, safe to show, and the position behind them in bytes.
+
+    With `whole` a last line that has not ended yet is left out.
+    """
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(0, end - _TAIL))
+            content = file.read(_TAIL)
+    except FileNotFoundError:
+        return [], 0
+    *lines, rest = content.split(b"\n")
+    if rest and not whole:
+        lines, rest = [*lines, rest], b""
+    return [_safe(line) for line in lines[-count:]] if count else [], end - len(rest)
+
+
+def _follow(path: Path, lines: list[str], position: int) -> Iterator[str]:
+    """Yield lines as they come; a file that shrank or was replaced is read from its beginning.
+
+    A line that has not ended is held back until it does, or until nothing more comes for a while.
+    """
+    yield from lines
+    inode, pending, heard, cut = _inode(path), b"", time.monotonic(), False
+    while True:
+        try:
+            with path.open("rb") as file:
+                if _inode(path) != inode or file.seek(0, 2) < position:
+                    yield from [_safe(pending)] if pending else []
+                    inode, position, pending, cut = _inode(path), 0, b"", False
+                file.seek(position)
+                chunk = file.read(1 << 20)
+                position += len(chunk)
+        except FileNotFoundError:
+            chunk = b""
+        pending += chunk
+        *whole, pending = pending.split(b"\n")
+        if whole:
+            whole, cut = whole[cut and not whole[0] :], False  # the end of what was shown already
+        yield from (_safe(line) for line in whole)
+        heard = time.monotonic() if chunk else heard
+        if len(pending) > _LINE or (pending and time.monotonic() - heard > _QUIET):
+            yield _safe(pending)
+            pending, cut = b"", True
+        if not chunk:
+            time.sleep(_POLL)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def _safe(line: bytes) -> str:
+    return escape(line[:_LINE].decode("utf-8", "replace").expandtabs(), _LINE)

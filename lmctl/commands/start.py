@@ -1,0 +1,105 @@
+"""`lmctl start`: start profiles, fetching what waits for it, or a model that nothing declares."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmctl import adhoc
+from lmctl.acting import declaration_or_stand_in, known, reconciling, session, told
+from lmctl.arguments import within
+from lmctl.command import Context
+from lmctl.commands.profile import edited
+from lmctl.errors import LmctlError
+from lmctl.reconcile import Wish
+from lmctl.resource import Scope
+from lmctl.result import Result
+from lmctl.session import Session
+from lmctl.spec import Json, program_id
+
+if TYPE_CHECKING:
+    from lmctl.config.layers import Inputs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flag = parser.add_argument
+    flag("profiles", nargs="*", metavar="PROFILE", help="declared profiles")
+    flag("--model", metavar="FILE|REPO", help="serve a file or a repository that nothing declares; gone after stop")
+    flag("--quant", help="which quant of the repository")
+    flag("--backend", choices=("llama.cpp", "mlx"), help="what serves it, where the name does not say")
+    flag("--port", type=within(1024, 65535), metavar="PORT", help="where it listens")
+    flag("--ctx", type=within(256, 2**31 - 1), metavar="TOKENS", help="tokens one request may use")
+    flag("--save", metavar="NAME", help="declare it under this name")
+    flag("--locked", action="store_true", help="refuse when the lock file lacks something")
+    flag("--wait", action="store_true", help="wait for another lmctl instead of giving up")
+
+
+def run(context: Context, args: argparse.Namespace) -> Result:
+    """Start and wait until healthy; a running member of the same exclusive group stops first."""
+    if bool(args.model) == bool(args.profiles):
+        raise LmctlError("E-USAGE", "name profiles, or a model with --model", fix="see `lmctl start --help`")
+    if args.model:
+        return _undeclared(context, args)
+    current = session(context)
+    return start(context, current, known(current, args.profiles), args)
+
+
+def start(
+    context: Context, current: Session, names: frozenset[str], args: argparse.Namespace, *, again: bool = False
+) -> Result:
+    """Make `names` run, with `again` anew where they run already; everything else stays as it is."""
+    scope = Scope(names=names, run=names, prune=False, again=names if again else frozenset())
+    wish = Wish("lmctl restart" if again else "lmctl start", wait=args.wait, locked=args.locked)
+    with reconciling(context, current) as (reconciler, seen):
+        return told(reconciler.apply(scope, wish), seen)
+
+
+def _undeclared(context: Context, args: argparse.Namespace) -> Result:
+    """Serve a model that nothing declares; with `--save` it is declared first."""
+    found = declaration_or_stand_in(context)
+    name = args.save or adhoc.name_for(args.model, frozenset(profile.name for profile in found.profiles))
+    keys = _keys(context, args)
+    if args.save:
+        from lmctl.config_edit import add  # tomlkit: only for edits
+
+        edited(context, lambda inputs: add(inputs, name, _declared(inputs, name, keys)))
+    else:
+        adhoc.remember(context.folders, found.name, name, keys)
+    try:
+        current = session(context)
+        result = start(context, current, frozenset({name}), args)
+    except BaseException:
+        adhoc.forget(context.folders, found.name, frozenset({name}))
+        raise
+    if program_id(name) not in current.host.supervisor.observe().specs:
+        adhoc.forget(context.folders, found.name, frozenset({name}))  # it never came to run: nothing to stop later
+    return result
+
+
+def _declared(inputs: Inputs, name: str, keys: Mapping[str, Json]) -> dict[tuple[str, ...], Json]:
+    """Return the keys as a file of the declaration says them: a path in its folder is relative to that file."""
+    from lmctl.config_edit import place
+
+    said: dict[tuple[str, ...], Json] = {(key,): value for key, value in keys.items()}
+    path = str(keys.get("path", ""))
+    if path and Path(path).is_relative_to(inputs.folder):
+        said["path",] = os.path.relpath(path, place(inputs, name).parent)
+    return said
+
+
+def _keys(context: Context, args: argparse.Namespace) -> dict[str, Json]:
+    """Return the profile's keys: what exists or looks like a path is one, everything else a repository."""
+    local = context.options.directory / args.model
+    keys: dict[str, Json] = {"start": "manual", "protect": True}
+    if local.exists() or args.model.endswith(".gguf") or args.model.startswith((".", "/", "~")):
+        keys["path"] = str(local.resolve())
+        folder = local.is_dir()
+    else:
+        keys["model"] = args.model
+        folder = "mlx" in args.model.lower()
+    backend = args.backend or ("mlx" if folder else None)
+    given = {"backend": backend, "quant": args.quant, "port": args.port, "ctx": args.ctx}
+    return keys | {key: value for key, value in given.items() if value is not None}

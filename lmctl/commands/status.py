@@ -1,0 +1,190 @@
+"""`lmctl status`: every profile with its process, health, memory and address."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+from lmctl import desired
+from lmctl.acting import running, standing
+from lmctl.command import Context
+from lmctl.errors import DONE, UNHEALTHY
+from lmctl.reconcile import make_plan
+from lmctl.record import fields, record
+from lmctl.resource import Case, Scope
+from lmctl.resources import program, weights
+from lmctl.result import Result
+from lmctl.session import Session
+from lmctl.spec import Json, Probe, Process, Profile, ProgramSpec, program_id
+from lmctl.text import Style, human_bytes, human_time, table
+
+_CRASHED = 75  # the launcher's exit status after too many starts
+
+
+@record
+class Row:
+    """What is known about one profile. `memory` is resident bytes, `size` bytes of weights, `uptime` seconds."""
+
+    profile: str
+    state: str
+    model: str
+    size: int | None
+    pid: int | None
+    uptime: float | None
+    memory: int | None
+    url: str
+    drift: str
+
+    def cells(self) -> list[str]:
+        size = "-" if self.size is None else human_bytes(self.size)
+        uptime = "-" if self.uptime is None else human_time(self.uptime)
+        memory = "-" if self.memory is None else human_bytes(self.memory)
+        return [self.profile, self.state, self.model, size, str(self.pid or "-"), uptime, memory, self.url, self.drift]
+
+    def json(self) -> dict[str, Json]:
+        return {name: getattr(self, name) for name in fields(self)}
+
+
+@record
+class View:
+    """What all rows are made of. `listens` is where each declared profile would listen."""
+
+    case: Case
+    session: Session
+    listens: Mapping[str, str]
+    drifts: Mapping[str, str]
+
+
+_HEADER = ["PROFILE", "STATE", "MODEL", "SIZE", "PID", "UPTIME", "MEMORY", "URL", "DRIFT"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("profile", nargs="?", metavar="PROFILE", help="one profile; exit 9 when it is not healthy")
+
+
+def run(context: Context, args: argparse.Namespace) -> Result:
+    """Return a table of all profiles, or the state of one."""
+    current, warnings = standing(context)
+    current.refuse_foreign_name()
+    names = running(current, [args.profile]) if args.profile else None
+    case = current.look(Scope(prune=False))
+    view = View(case, current, desired.listens(case), {} if warnings else _drifts(case))
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        tries = [pool.submit(_row, name, view) for name in _names(case) if names is None or name in names]
+        rows = [each.result() for each in tries]
+    data: dict[str, Json] = {
+        "name": case.declaration.name,
+        "supervisord": case.world.daemon.pid,
+        "accelerator": case.world.hardware.accelerator,
+        "profiles": [row.json() for row in rows],
+    }
+    bad = args.profile and rows[0].state != "healthy"
+    return Result(data, lambda style: _text(case, rows, style), warnings, exit_code=UNHEALTHY if bad else DONE)
+
+
+def _names(case: Case) -> list[str]:
+    """Return the declared profiles in their order, then those that only have a program."""
+    declared = [profile.name for profile in case.declaration.profiles]
+    return declared + sorted({spec.profile for spec in case.world.daemon.specs.values()} - {*declared})
+
+
+def _drifts(case: Case) -> dict[str, str]:
+    """Return how profiles differ from what is declared, in the words of DRIFT; the program's own words come first."""
+    changes = {change.address: change for change in make_plan(case).changes}
+    declared = {profile.name: profile for profile in case.declaration.profiles}
+    found = {spec.profile: "not declared" for spec in case.world.daemon.specs.values()}
+    for name, profile in declared.items():
+        change = changes.get(program.address(name))
+        words = {"create": "not applied", "update": "pending", "restart": "pending restart"}
+        if any(wanted.id not in case.lock.artifacts for wanted in profile.artifacts):
+            found[name] = "not locked"
+        elif change is not None and change.word != "start":
+            found[name] = words.get(change.verb, "none")
+        else:
+            found[name] = _weights(case, profile) or ("pending restart" if change else "none")
+    return found
+
+
+def _weights(case: Case, profile: Profile) -> str | None:
+    """Return what is wrong with the profile's weights, None when nothing is, or when they wait for a start."""
+    files = [file for wanted in profile.artifacts for file in case.world.found.get(wanted.id, ())]
+    states = {weights.state(case, file) for file in files}
+    if "modified" in states:
+        return "weights touched"
+    return "weights missing" if "missing" in states and case.fetches(profile) else None
+
+
+def _text(case: Case, rows: list[Row], style: Style) -> str:
+    daemon = case.world.daemon
+    running = f"supervisord pid {daemon.pid}" if daemon.pid else f"supervisord {daemon.problem or 'is not running'}"
+    hardware = case.world.hardware
+    accelerator = "no accelerator" if hardware.accelerator == "none" else hardware.accelerator
+    head = f"{case.declaration.name}: {running}, {human_bytes(hardware.ram)} memory, {accelerator}"
+    return f"{style.dim(head)}\n{table([_HEADER, *(row.cells() for row in rows)], style)}"
+
+
+def _row(name: str, view: View) -> Row:
+    case, profile = view.case, view.case.declaration.profile(name)
+    process, spec = case.world.daemon.processes.get(program_id(name)), case.world.daemon.specs.get(program_id(name))
+    pid = process.pid if process and process.running else None
+    started = process.started if process and pid else None
+    wanted = profile.artifacts if profile else ()
+    artifacts = [case.lock.artifacts[one.id] for one in wanted if one.id in case.lock.artifacts]
+    return Row(
+        profile=name,
+        state=_state(name, process, spec, view),
+        model=_model(profile, spec),
+        size=sum(artifact.size for artifact in artifacts) if artifacts else None,
+        pid=pid,
+        uptime=max(0.0, case.world.now - started) if started else None,
+        memory=view.session.host.processes.memory(pid) if pid else None,
+        url=f"http://{spec.listen if spec else view.listens[name]}",
+        drift=view.drifts.get(name, "-"),
+    )
+
+
+def _model(profile: Profile | None, spec: ProgramSpec | None) -> str:
+    if profile is not None and profile.weights is not None:
+        chosen = profile.weights
+        if chosen.repo is None:
+            return chosen.path.name if chosen.path else chosen.id
+        return chosen.repo + (f":{chosen.selection}" if chosen.selection else "")
+    if profile is not None and profile.command:
+        return profile.command[0]
+    path = _flags(spec).get("--model") if spec else None
+    return Path(path).name if path else "-"
+
+
+def _state(name: str, process: Process | None, spec: ProgramSpec | None, view: View) -> str:
+    """`healthy`, `loading`, `starting`, `unhealthy`, `running`, `held`, `crash-loop`, `stopped` or `not applied`."""
+    if process is not None and process.running and process.pid is not None and spec is not None:
+        probe = _probe(view.case.declaration.profile(name), spec)
+        if probe is None:
+            return "running"
+        health = view.session.host.processes.probe(spec.listen, probe, process.pid)
+        return {"healthy": "healthy", "loading": "loading", "wrong": "unhealthy"}.get(health.state, "starting")
+    if name in (view.case.world.memory.holds or {}):
+        return "held"
+    if process is not None and process.exit_status == _CRASHED:
+        return "crash-loop"
+    return "stopped" if spec else "not applied"
+
+
+def _probe(profile: Profile | None, spec: ProgramSpec) -> Probe | None:
+    """Return how to ask what runs, by what it was started with; None when only its configuration knew."""
+    if profile is not None and profile.backend == "command":
+        return Probe(health=profile.health)
+    flags = _flags(spec)
+    if "--alias" in flags:
+        return Probe(models="/v1/models", expect=flags["--alias"])
+    if "--model" in flags and any("mlx_lm" in word for word in spec.argv[:4]):
+        return Probe(models="/v1/models", expect=os.path.realpath(flags["--model"]))
+    return None
+
+
+def _flags(spec: ProgramSpec) -> dict[str, str]:
+    return {word: after for word, after in pairwise(spec.argv) if word.startswith("--")}

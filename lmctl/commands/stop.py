@@ -1,0 +1,48 @@
+"""`lmctl stop`: stop profiles and hold them, until they are started again."""
+
+from __future__ import annotations
+
+import argparse
+
+from lmctl import adhoc
+from lmctl.acting import running, standing, writing
+from lmctl.command import Context
+from lmctl.result import Result
+from lmctl.session import Session
+from lmctl.spec import program_id
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("profiles", nargs="+", metavar="PROFILE")
+
+
+def run(context: Context, args: argparse.Namespace) -> Result:
+    """Hold and stop each profile; one that nothing declares is gone afterwards."""
+    current, warnings = standing(context)
+    current.refuse_foreign_name()
+    names = sorted(running(current, args.profiles))
+    with writing(context, current, "lmctl stop", wait=True):
+        _stop(current, names)
+    return Result({"stopped": list(names)}, "".join(f"{name} stopped\n" for name in names), warnings)
+
+
+def _stop(current: Session, names: list[str]) -> None:
+    supervisor, now = current.host.supervisor, current.host.now()
+    with current.ledger.writing(now) as ledger:
+        for name in names:
+            ledger.hold(name, "stopped", now)
+    for name in names:
+        supervisor.hold(program_id(name))
+        supervisor.stop(program_id(name))
+    forgotten = adhoc.forget(current.folders, current.declaration.name, frozenset(names))
+    gone = forgotten - adhoc.declared(current.declaration)
+    if not gone:
+        return
+    daemon = supervisor.observe()
+    supervisor.write([spec for spec in daemon.specs.values() if spec.profile not in gone])
+    if daemon.pid is not None:  # a reload would start one, and all that starts by itself
+        supervisor.reload(frozenset())
+    with current.ledger.writing(now) as ledger:
+        for name in gone:
+            ledger.lift(name)
+            ledger.applied(f"program:{name}", None, 0)

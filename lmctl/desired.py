@@ -1,0 +1,203 @@
+"""The programs that a declaration asks for on this machine: argv, address, hash, and whether each one runs. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+
+from lmctl.all_backends import BACKENDS
+from lmctl.backend import Serve
+from lmctl.errors import LmctlError
+from lmctl.record import record
+from lmctl.resource import Case
+from lmctl.resources import weights
+from lmctl.spec import Artifact, Json, Probe, Profile, ProgramSpec, program_id
+
+# declared keys that no engine is told, or that are shown in another way
+_UNRENDERED = frozenset(
+    {
+        *("env", "port", "description", "tasks", "aliases", "ttl", "fetch", "protect", "start", "start_timeout"),
+        *("stop_timeout", "health", "max_concurrency", "max_queue", "fallback"),
+    }
+)
+_SCHEMA = 1  # raised when the meaning of a program file changes: every program restarts once
+
+
+@record
+class Desired:
+    """One program as it should be. `fields` is what a person declared, for causes; `timeout` is seconds to health."""
+
+    profile: Profile
+    spec: ProgramSpec
+    fields: Mapping[str, Json]
+    runs: bool
+    probe: Probe
+    timeout: float
+
+
+@record
+class Programs:
+    """`ready` can be written once their weights are there; `refused` cannot be rendered; `waiting` stay as they are."""
+
+    ready: Mapping[str, Desired]
+    refused: Mapping[str, LmctlError]
+    waiting: Mapping[str, str]  # profile -> why, for people
+
+
+def programs(case: Case) -> Programs:
+    """Return the desired programs of the profiles that this run covers, by profile name."""
+    ready: dict[str, Desired] = {}
+    refused: dict[str, LmctlError] = {}
+    waits, addresses = waiting(case), listens(case)
+    for profile in case.profiles():
+        if profile.name in waits:
+            continue
+        try:
+            ready[profile.name] = _desired(case, profile, addresses[profile.name])
+        except LmctlError as error:
+            refused[profile.name] = error
+    return Programs(ready, refused, waits)
+
+
+def waiting(case: Case) -> Mapping[str, str]:
+    """Return the covered profiles about whose programs nothing is decided now, each with why."""
+    found = ((profile.name, _waits(case, profile)) for profile in case.profiles())
+    return {name: why for name, why in found if why is not None}
+
+
+def _waits(case: Case, profile: Profile) -> str | None:
+    """Return why nothing is decided about the program now: not locked, not fetched, or its place is taken."""
+    if any(wanted.id not in case.lock.artifacts for wanted in profile.artifacts):
+        return "not locked"
+    if not case.fetches(profile) and not all(weights.verified(case, wanted.id) for wanted in profile.artifacts):
+        return "not fetched until it is started"
+    if profile.start == "always" and profile.name not in case.scope.run:
+        process = case.world.daemon.processes.get(program_id(profile.name))
+        others = () if process and process.running else running_rivals(case, profile)
+        if others:
+            return f"{others[0]} runs in its place"
+    return None
+
+
+def rivals(case: Case, profile: Profile) -> frozenset[str]:
+    """Return the profiles that must not run beside this one: members of its exclusive groups, those on its port too."""
+    groups = (group for group in case.declaration.groups if group.exclusive and profile.name in group.members)
+    return frozenset(member for group in groups for member in group.members) - {profile.name}
+
+
+def running_rivals(case: Case, profile: Profile) -> tuple[str, ...]:
+    """Return those rivals that run."""
+    processes = case.world.daemon.processes
+    found = ((name, processes.get(program_id(name))) for name in sorted(rivals(case, profile)))
+    return tuple(name for name, process in found if process and process.running)
+
+
+def refuse_rivals(case: Case) -> None:
+    """Raise E-CONFLICT when two profiles that exclude each other are to be started at once."""
+    for profile in case.profiles():
+        both = rivals(case, profile) & case.scope.run if profile.name in case.scope.run else frozenset()
+        if both:
+            what = f"{profile.name} and {min(both)} cannot run at once: they share a port or an exclusive group"
+            raise LmctlError("E-CONFLICT", what, fix="start one of them")
+
+
+def listens(case: Case) -> Mapping[str, str]:
+    """Return where each declared profile's engine listens: its port, else the one it had, else the next free one.
+
+    Raises E-PORT when none is left.
+    """
+    bind = case.declaration.machine.bind
+    sticky = {name: int(at.rpartition(":")[2]) for name, at in (case.world.memory.ports or {}).items()}
+    first, last = case.declaration.engine_ports
+    taken = {*sticky.values(), *case.world.taken_ports}
+    free = (port for port in range(first, last + 1) if port not in taken)
+    found: dict[str, str] = {}
+    for profile in case.declaration.profiles:
+        port = profile.port or sticky.get(profile.name) or _next(free)
+        found[profile.name] = f"{bind}:{port}"
+    return found
+
+
+def _next(free: Iterator[int]) -> int:
+    for port in free:
+        return port
+    raise LmctlError("E-PORT", "no port of engine_ports is free", fix="widen `engine_ports` in [gateway]")
+
+
+def _desired(case: Case, profile: Profile, listen: str) -> Desired:
+    backend = BACKENDS[profile.backend]
+    engine = case.world.engines.get(profile.backend)
+    if isinstance(engine, LmctlError):
+        raise engine
+    if engine is None:
+        raise LmctlError("E-ENGINE", f"no engine for backend {profile.backend} is installed", fix=backend.INSTALL)
+    host, _, port = listen.rpartition(":")
+    artifacts = {wanted.id: case.lock.artifacts[wanted.id] for wanted in profile.artifacts}
+    files = {(name, file.file.path): file.path for name in artifacts for file in case.world.found.get(name, ())}
+    serve = Serve(profile, engine, host, int(port), artifacts, files, case.world.hardware)
+    argv = backend.command(serve)
+    env = {**backend.environment(serve), **profile.settings.env}
+    cwd = str(case.declaration.folder) if profile.backend == "command" else "."
+    template = _template(case, profile)
+    spec = ProgramSpec(
+        id=program_id(profile.name),
+        profile=profile.name,
+        argv=argv,
+        env=env,
+        cwd=cwd,
+        hash=_hash(argv, env, cwd, [*_contents(artifacts), *filter(None, [template])]),
+        listen=listen,
+        autostart=profile.start == "always",
+        stop_timeout=profile.stop_timeout,
+    )
+    fields = _fields(profile, artifacts, spec)
+    if template:
+        fields["sha256 of chat_template"] = template[:12]
+    return Desired(profile, spec, fields, _runs(case, profile), backend.probe(serve), _timeout(profile, artifacts))
+
+
+def _template(case: Case, profile: Profile) -> str | None:
+    """Return the sha256 of the profile's chat template, None when it has no file. Raises why it cannot be read."""
+    path = profile.settings.chat_template_file
+    digest = case.world.templates[path] if path else None
+    if isinstance(digest, LmctlError):
+        raise digest
+    return digest
+
+
+def _contents(artifacts: Mapping[str, Artifact]) -> list[str]:
+    return sorted(file.sha256 for artifact in artifacts.values() for file in artifact.files)
+
+
+def _hash(argv: tuple[str, ...], env: Mapping[str, str], cwd: str, content: list[str]) -> str:
+    """Cover what makes the process what it is: `content` is the sha256 of every file that it reads by its path."""
+    parts = [_SCHEMA, list(argv), dict(env), cwd, content]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _fields(profile: Profile, artifacts: Mapping[str, Artifact], spec: ProgramSpec) -> dict[str, Json]:
+    """What a person would name when asked why: declared keys, commits, the address. Values of `env` are left out."""
+    fields: dict[str, Json] = {key: value for key, value in profile.changed.items() if key not in _UNRENDERED}
+    fields |= {f"commit of {a.repo}": a.commit[:12] for a in artifacts.values() if a.commit}
+    local = {f"sha256 of {a.id}": a.files[0].sha256[:12] for a in artifacts.values() if not a.commit and a.files}
+    return {**fields, **local, "listen": spec.listen}
+
+
+def _runs(case: Case, profile: Profile) -> bool:
+    if profile.name in case.scope.run or profile.name in case.world.memory.unconfirmed:
+        return True
+    return profile.start == "always" and not held(case, profile)
+
+
+def held(case: Case, profile: Profile) -> bool:
+    """Whether a person stopped it and nobody names it now; the launcher knows even where the ledger is lost."""
+    noted = profile.name in (case.world.memory.holds or {}) or program_id(profile.name) in case.world.daemon.held
+    return noted and not case.scope.named(profile.name)
+
+
+def _timeout(profile: Profile, artifacts: Mapping[str, Artifact]) -> float:
+    """Seconds to become healthy: as declared, else 60 and 5 per GiB of weights."""
+    if profile.start_timeout is not None:
+        return profile.start_timeout
+    return 60.0 + 5.0 * sum(artifact.size for artifact in artifacts.values()) / (1 << 30)

@@ -1,0 +1,235 @@
+"""Observe, plan, take the writer's lock, observe again, apply, and say how each change ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal
+
+from lmctl import desired, lockfile, plan
+from lmctl.all_resources import KINDS
+from lmctl.errors import DONE, PARTIAL, LmctlError, Problem
+from lmctl.host import OnProgress
+from lmctl.memory import memory_verdict
+from lmctl.mutex import exclusive
+from lmctl.plan import Change, Plan
+from lmctl.record import NOTHING, record, replace
+from lmctl.resource import Case, Outcome, Run, Scope
+from lmctl.resources import artifact, content, program, weights
+from lmctl.session import Session
+from lmctl.spec import Json, Profile, program_id
+
+State = Literal["done", "failed", "blocked", "not started"]
+# locks what the case lacks, writes the lock files and returns the error of each artifact that could not be locked
+Resolve = Callable[[Case], Mapping[str, LmctlError]]
+
+
+@record
+class Ended:
+    """How one change ended."""
+
+    change: Change
+    state: State
+    error: LmctlError | None = None
+
+
+@record
+class Applied:
+    """What an apply planned and how every change ended."""
+
+    plan: Plan
+    ended: tuple[Ended, ...] = ()
+    already: bool = False  # some covered profile was right before
+    serving: Mapping[str, str] = NOTHING  # where each profile that was started now listens
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0; 3 when something succeeded or was right and something failed; else the first failure's own code."""
+        errors = [ended.error for ended in self.ended if ended.error]
+        if not errors:
+            return DONE
+        right = self.already or any(ended.state == "done" for ended in self.ended)
+        return PARTIAL if right else errors[0].exit_code
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        found = ((ended.change.id, p) for ended in self.ended if ended.error for p in ended.error.problems)
+        return tuple(replace(problem, change=change) for change, problem in found)
+
+
+@record
+class Wish:
+    """What apply was asked for beside its scope."""
+
+    command: str  # as typed, for whoever waits for the lock
+    wait: bool = False
+    locked: bool = False
+    take: bool = False
+    require_fit: bool = False
+    saved: Mapping[str, Json] | None = None
+
+
+def make_plan(case: Case) -> Plan:
+    """Return what would change, pure: the same case gives the same plan, to the byte."""
+    locks = tuple(artifact.changes(case))
+    found = [change for kind in KINDS.values() for change in kind.changes(case)]
+    wanted = (change for change in (*locks, *found) if case.scope.only in (None, change.stage))
+    changes = plan.ordered(wanted)
+    kept = tuple(kept for kind in KINDS.values() for kept in kind.kept(case))
+    memory, warnings = memory_verdict(case)
+    notes = (*artifact.note(case), *program.notes(case))
+    warnings = (*case.declaration.warnings, *warnings, *program.held(case, changes), *_without_effect(case))
+    return Plan(case.declaration.name, _fingerprint(case, changes), changes, memory, kept, notes, warnings)
+
+
+def _without_effect(case: Case) -> tuple[Problem, ...]:
+    """Return the one line that names every declared key whose feature has not landed."""
+    if not case.declaration.inert:
+        return ()
+    return (Problem("W-NOEFFECT", "no effect yet: " + ", ".join(case.declaration.inert)),)
+
+
+def _fingerprint(case: Case, changes: tuple[Change, ...]) -> str:
+    """Cover configuration, lock and, for the touched addresses, what was observed there."""
+    shown = [[c.verb, c.address, [[x.field, x.before, x.after] for x in c.cause], c.download, c.free] for c in changes]
+    processes = [[p.id, p.state, p.hash] for p in sorted(case.world.daemon.processes.values(), key=lambda p: p.id)]
+    touched: Json = processes if any(change.stage == "serve" for change in changes) else []  # type: ignore[assignment]
+    return plan.fingerprint(case.declaration.hash, lock_hash(case), shown, touched)  # type: ignore[arg-type]
+
+
+def lock_hash(case: Case) -> str:
+    """Return the sha256 of the lock in its one written form."""
+    return hashlib.sha256(lockfile.render(case.lock).encode()).hexdigest()
+
+
+def _addresses(case: Case, profile: Profile) -> Iterator[str]:
+    """Yield the address of all that a profile consists of."""
+    yield program.address(profile.name)
+    for wanted in profile.artifacts:
+        yield artifact.address(wanted.id)
+        if wanted.id in case.lock.artifacts:
+            yield weights.address(case.lock.artifacts[wanted.id])
+
+
+class Reconciler:
+    """Applies plans for one session; `resolve` is the one thing that asks the Hub what is not locked."""
+
+    def __init__(self, session: Session, resolve: Resolve, on_progress: OnProgress, say: Callable[[str], None]) -> None:
+        self._session, self._resolve = session, resolve
+        self._on_progress, self._say = on_progress, say
+
+    def apply(self, scope: Scope, wish: Wish) -> Applied:
+        """Make the machine what the plan for `scope` says; nothing to do writes nothing.
+
+        Raises E-BUSY, E-NAME-TAKEN, E-LOCK-STALE, E-PLAN-STALE, E-MEMORY and E-PRUNE before anything changes.
+        """
+        if not wish.take:
+            self._session.refuse_foreign_name()
+        case = self._session.look(scope)
+        desired.refuse_rivals(case)
+        planned = make_plan(case)
+        quiet = content.marks(case).empty and not program.lifted(case)
+        if planned.empty and wish.saved is None and not wish.take and quiet:
+            return Applied(planned)
+        lock, stop = self._session.state / "lock", self._session.host.stop
+        with exclusive(lock, wish.command, wait=wish.wait, say=self._say, stop=stop) as still_held:
+            return self._apply(scope, wish, still_held)
+
+    def _apply(self, scope: Scope, wish: Wish, still_held: Callable[[], None]) -> Applied:
+        case = self._session.look(scope)
+        planned = make_plan(case)
+        if wish.saved is not None:
+            plan.matches(planned, wish.saved)
+        missing = [change for change in planned.changes if change.stage == "lock"]
+        if missing and wish.locked:
+            names = ", ".join(change.address.partition(":")[2] for change in missing)
+            raise LmctlError("E-LOCK-STALE", f"the lock lacks {names}", fix="run `lmctl lock` and commit the lock file")
+        if self._session.host.stop.is_set():
+            raise KeyboardInterrupt  # nothing is begun: not even the lock is asked for
+        locked = self._lock(missing, case)
+        if missing and wish.saved is not None:
+            if all(item.error is None for item in locked):
+                self._say("the lock is written; plan again to see what follows from it")
+            return Applied(planned, locked)
+        if missing:
+            case = self._session.look(scope)
+            planned = make_plan(case)
+        self._refuse(planned, wish)
+        self._session.register()
+        return self._carry_out(case, planned, locked, still_held)
+
+    def _lock(self, missing: list[Change], case: Case) -> tuple[Ended, ...]:
+        if not missing:
+            return ()
+        errors = self._resolve(case)
+        found = ((change, errors.get(change.address.partition(":")[2])) for change in missing)
+        return tuple(Ended(change, "failed" if error else "done", error) for change, error in found)
+
+    def _refuse(self, planned: Plan, wish: Wish) -> None:
+        if wish.require_fit and planned.memory.fits is not True:
+            what = "the profiles that run together do not fit in memory, or it is not known whether they do"
+            raise LmctlError("E-MEMORY", what, fix="see the table of `lmctl plan`, or apply without --require-fit")
+
+    def _carry_out(
+        self, case: Case, planned: Plan, locked: tuple[Ended, ...], still_held: Callable[[], None]
+    ) -> Applied:
+        session, now = self._session, self._session.host.now()
+        with session.ledger.writing(now) as ledger:
+            learned = content.marks(case)
+            ledger.unreferenced(learned.unreferenced)
+            ledger.protect(learned.protect)
+            for name in program.lifted(case):
+                session.host.supervisor.release(program_id(name))
+                ledger.lift(name)
+            if planned.empty:
+                return Applied(planned, locked)
+            text = json.dumps(plan.to_json(planned), sort_keys=True)
+            generation = ledger.generation(now, case.declaration.hash, lock_hash(case), text)
+        run = Run(session.host, session.ledger, generation, self._on_progress, session.host.stop, self._say)
+        ended = list(locked)
+        for kind in KINDS.values():
+            changes = tuple(change for change in planned.changes if change.stage == kind.STAGE)
+            if changes:
+                still_held()
+                ended += self._stage(kind.apply, changes, case, run, ended)
+                case = session.look(case.scope, case.lock)  # what was fetched is there, what was stopped is gone
+        failed = any(item.state != "done" for item in ended)
+        with session.ledger.writing(session.host.now()) as ledger:
+            ledger.close_generation(generation, "partial" if failed else "done")
+        touched = {item.change.address for item in ended}
+        decided = desired.programs(case).ready
+        already = any(touched.isdisjoint(_addresses(case, want.profile)) for want in decided.values())
+        return Applied(planned, tuple(ended), already, _serving(case, ended))
+
+    def _stage(
+        self,
+        carry: Callable[[tuple[Change, ...], Case, Run], Iterable[Outcome]],
+        changes: tuple[Change, ...],
+        case: Case,
+        run: Run,
+        before: list[Ended],
+    ) -> list[Ended]:
+        """Carry out one kind's changes: what depends on a failure is blocked, after Ctrl-C nothing new starts."""
+        if self._session.host.stop.is_set():
+            return [Ended(change, "not started") for change in changes]
+        failed = {ended.change.id for ended in before if ended.state != "done"}
+        blocked = [change for change in changes if failed & {*change.needs}]
+        ready = tuple(change for change in changes if change not in blocked)
+        ended = [Ended(change, "blocked") for change in blocked]
+        outcomes = carry(ready, case, run) if ready else ()
+        return ended + [Ended(each.change, "failed" if each.error else "done", each.error) for each in outcomes]
+
+
+def _serving(case: Case, ended: list[Ended]) -> Mapping[str, str]:
+    """Return where the profiles that this run started listen, as far as they run."""
+    done = {item.change.address for item in ended if item.state == "done" and item.change.stage == "serve"}
+    processes, specs = case.world.daemon.processes, case.world.daemon.specs.values()
+    return {
+        spec.profile: spec.listen
+        for spec in sorted(specs, key=lambda spec: spec.profile)
+        if program.address(spec.profile) in done
+        and spec.id in processes
+        and processes[spec.id].running
+        and spec.id not in case.world.daemon.held
+    }

@@ -1,0 +1,206 @@
+"""Weights: every file of a locked artifact on disk, its sha256 seen by lmctl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from threading import Lock as Mutex
+
+from lmctl.errors import LmctlError, Problem, escape
+from lmctl.host import Fetch, Fetched, Found
+from lmctl.ledger import Owned
+from lmctl.plan import Cause, Change, Stage
+from lmctl.record import record
+from lmctl.resource import Case, Outcome, Run, keeps_nothing
+from lmctl.spec import Artifact, Wanted
+
+NAME = "weights"
+STAGE: Stage = "fetch"
+kept = keeps_nothing
+
+
+@record
+class Needed:
+    """A locked artifact that this run needs, and who keeps it from being pruned."""
+
+    wanted: Wanted
+    artifact: Artifact
+    protect: bool
+
+
+def address(artifact: Artifact) -> str:
+    """Return the artifact's address: a new commit is another address, so it travels by itself."""
+    if artifact.commit is None:
+        return f"{NAME}:{artifact.id}"
+    repo, _, selection = artifact.id.partition("@")
+    _, _, selection = selection.partition(":")
+    return f"{NAME}:{repo}@{artifact.commit[:12]}" + (f":{selection}" if selection else "")
+
+
+def needed(case: Case) -> Mapping[str, Needed]:
+    """Return what the covered profiles need on disk now, by artifact id: locked, and not waiting for a start."""
+    found: dict[str, Needed] = {}
+    for profile in case.profiles():
+        if not case.fetches(profile):
+            continue
+        for wanted in profile.artifacts:
+            artifact = case.lock.artifacts.get(wanted.id)
+            if artifact is not None:
+                earlier = found.get(wanted.id)
+                found[wanted.id] = Needed(wanted, artifact, profile.protect or bool(earlier and earlier.protect))
+    return found
+
+
+def verified(case: Case, artifact_id: str) -> bool:
+    """Whether every file of the artifact is there with a sha256 that lmctl has seen and nothing touched since."""
+    found = case.world.found.get(artifact_id, ())
+    return bool(found) and all(state(case, file) == "verified" for file in found)
+
+
+def changes(case: Case) -> Iterable[Change]:
+    """Yield a change for every artifact that is incomplete, was never hashed, or was touched since."""
+    told: set[str] = set()
+    counted: set[tuple[str | None, str]] = set()
+    for artifact_id, need in sorted(needed(case).items()):
+        if address(need.artifact) in told:
+            continue  # the same commit under another revision's name
+        told.add(address(need.artifact))
+        found = case.world.found.get(artifact_id, ())
+        states = [state(case, file) for file in found]
+        missing = [file for file, state in zip(found, states, strict=True) if state == "missing"]
+        if all(state == "verified" for state in states):
+            continue
+        content = {(need.artifact.repo, file.file.sha256): file.file.size for file in missing}
+        download = sum(size for key, size in content.items() if key not in counted)
+        counted |= content.keys()
+        yield Change(
+            stage="fetch",
+            verb="create" if missing or "modified" not in states else "update",
+            address=address(need.artifact),
+            cause=(_cause(states, missing, need.artifact),),
+            download=0 if need.artifact.commit is None else download,
+        )
+
+
+def state(case: Case, found: Found) -> str:
+    """`missing`, `unverified` (never hashed here), `modified` (touched since it was hashed) or `verified`."""
+    if found.signature is None:
+        return "missing"
+    row = case.owned_at(str(found.content))
+    if row is None or row.sha256 != found.file.sha256:
+        return "unverified"
+    return "verified" if row.signature == found.signature else "modified"
+
+
+def _cause(states: list[str], missing: list[Found], artifact: Artifact) -> Cause:
+    if missing and artifact.commit is None:
+        return Cause("file", "missing", "put it there, or correct `path`")
+    if missing:
+        there = len(states) - len(missing)
+        before = f"{there} of {len(states)} files" if there else None
+        return Cause("files", before, f"{len(states)} file{'s' * (len(states) != 1)}")
+    if "modified" in states:
+        return Cause("sha256", "touched since it was verified", "verified")
+    after = "verified" if artifact.commit is None else "0 bytes if its sha256 agrees"
+    return Cause("sha256", "not verified here", after)
+
+
+def apply(changes: tuple[Change, ...], case: Case, run: Run) -> Iterable[Outcome]:
+    """Hash what is there, fetch what is missing; every file is recorded as soon as it is verified."""
+    by_address = {address(need.artifact): need for need in needed(case).values()}
+    errors: dict[str, LmctlError] = {}
+    fetches: dict[Fetch, list[str]] = {}
+    places: dict[Fetch, Path] = {}
+    for change in changes:
+        need = by_address[change.address]
+        try:
+            for fetch, place in _missing_after_hashing(need, case, run):
+                fetches.setdefault(fetch, []).append(change.address)
+                places[fetch] = place
+        except LmctlError as error:
+            errors[change.address] = error
+    errors |= _fetch(fetches, places, by_address, run)
+    return [Outcome(change, errors.get(change.address)) for change in changes]
+
+
+def _missing_after_hashing(need: Needed, case: Case, run: Run) -> list[tuple[Fetch, Path]]:
+    found = case.world.found[need.artifact.id]
+    repo, commit = need.artifact.repo, need.artifact.commit
+    missing = [file for file in found if file.signature is None]
+    if missing and (repo is None or commit is None):
+        what = f"{escape(str(missing[0].path))} does not exist"
+        raise LmctlError("E-FILE", what, fix="put the file there or correct `path`")
+    there = [file for file in found if file.signature is not None and state(case, file) != "verified"]
+    _hash(there, need, run)
+    if repo is None or commit is None:
+        return []
+    return [(Fetch(repo, need.wanted.revision or commit, commit, file.file), file.path) for file in missing]
+
+
+def _hash(files: list[Found], need: Needed, run: Run) -> None:
+    digests = run.host.store.hashes([file.content for file in files], run.on_progress)
+    rows = []
+    for file, digest in zip(files, digests, strict=True):
+        if digest != file.file.sha256:
+            raise _mismatch(file, digest, need.artifact)
+        signature = run.host.store.signature(file.content)
+        if signature != file.signature or signature is None:
+            what = f"{escape(str(file.path))} changed while it was read"
+            raise LmctlError("E-HASH", what, fix="find out what writes to it, then apply again")
+        kind = "local" if need.artifact.commit is None else "adopted"
+        now = run.host.now()
+        rows.append(Owned(str(file.content), kind, need.artifact.id, signature, digest, now, now, need.protect))
+    with run.ledger.writing(run.host.now()) as ledger:
+        ledger.own(rows)
+
+
+def _mismatch(file: Found, digest: str | None, artifact: Artifact) -> LmctlError:
+    if digest is None:
+        return LmctlError("E-PERM", f"{escape(str(file.path))} cannot be read", fix="check its permissions")
+    what = f"{escape(str(file.path))} has sha256 {digest}, the lock says {file.file.sha256}"
+    if artifact.commit is None:
+        return LmctlError("E-LOCK-STALE", what, fix="run `lmctl lock --upgrade` if the new file is meant")
+    return LmctlError("E-HASH", what, fix="move the file away and apply again")
+
+
+def _fetch(
+    fetches: Mapping[Fetch, list[str]], places: Mapping[Fetch, Path], needs: Mapping[str, Needed], run: Run
+) -> dict[str, LmctlError]:
+    """Bring all files in one go; return the error of each address that lacks one."""
+    if not fetches:
+        return {}
+    try:
+        run.host.transfer.room(list(fetches))
+    except LmctlError as error:
+        return {address: error for waiting in fetches.values() for address in waiting}
+    recording, came = Mutex(), set[Fetch]()
+
+    def record(fetched: Fetched, kind: str) -> None:
+        need, now = needs[fetches[fetched.fetch][0]], run.host.now()
+        rows = brought(fetched, kind, places[fetched.fetch], need.artifact.id, now, need.protect)
+        with recording, run.ledger.writing(now) as ledger:
+            ledger.own(rows)
+
+    def own(fetched: Fetched) -> None:
+        # before the file gets its place: a crash in between leaves a row without a file, never a file without an owner
+        came.add(fetched.fetch)
+        record(fetched, "blob")
+
+    problems: dict[str, list[Problem]] = {}
+    for fetched in run.host.transfer.fetch(list(fetches), run.on_progress, own):
+        if fetched.fetch not in came:
+            record(fetched, "adopted")  # somebody else put it there meanwhile
+        for address in fetches[fetched.fetch] if fetched.error else ():
+            problems.setdefault(address, []).extend(fetched.error.problems if fetched.error else ())
+    return {address: LmctlError.of(found) for address, found in problems.items()}
+
+
+def brought(fetched: Fetched, kind: str, link: Path, artifact: str, now: float, protect: bool) -> list[Owned]:
+    """Return the ledger's rows for a file that came from the Hub: its content, and the name by which it is opened."""
+    if fetched.blob is None or fetched.signature is None:
+        return []
+    signature, digest = fetched.signature, fetched.fetch.file.sha256
+    return [
+        Owned(str(path), what, artifact, signature, digest, now, now, protect)
+        for path, what in ((fetched.blob, kind), (link, "link"))
+    ]

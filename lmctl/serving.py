@@ -1,0 +1,250 @@
+"""Carrying out changes of programs: ports first, one write, one reload, starts, then health over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lmctl.desired import Desired, running_rivals
+from lmctl.errors import LmctlError, escape
+from lmctl.host import Daemon, Progress
+from lmctl.ledger import Applied
+from lmctl.plan import Change
+from lmctl.record import replace
+from lmctl.resource import Case, Outcome, Run
+from lmctl.resources import weights
+from lmctl.spec import Health, Process, program_id
+
+_CRASHED = 75  # the launcher's own exit status after too many starts
+_LAST_WORDS = 4096  # bytes of the log that are looked at when a program dies
+
+
+def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case: Case, run: Run) -> Iterator[Outcome]:
+    """Make the programs of `changes` (by profile) what `asked` says; yield one outcome per change."""
+    possible: dict[str, Change] = {}
+    leaving = _leaving(changes, asked, case)
+    for name, change in changes.items():
+        error = _obstacle(change, asked.get(name), case, run, leaving)
+        if error is None:
+            possible[name] = change
+        else:
+            yield Outcome(change, error)
+    if not possible:
+        return
+    try:
+        _write(possible, asked, case, run)
+    except LmctlError as error:
+        yield from (Outcome(change, error) for change in possible.values())
+        return
+    waiting = {name: asked[name] for name, change in possible.items() if _starts(change, asked.get(name))}
+    failures = _start(waiting, case, run)
+    failures |= _await_health({name: want for name, want in waiting.items() if name not in failures}, run)
+    _confirm(waiting, failures, run)
+    yield from (Outcome(change, failures.get(name)) for name, change in possible.items())
+
+
+def _starts(change: Change, want: Desired | None) -> bool:
+    return want is not None and change.verb != "delete" and (change.verb == "restart" or want.runs)
+
+
+def _leaving(changes: Mapping[str, Change], asked: Mapping[str, Desired], case: Case) -> frozenset[int]:
+    """Return the pids that this run ends before it starts anything: what it replaces, removes or makes way from."""
+    names = {name for name, change in changes.items() if change.verb in {"restart", "delete"}}
+    for name in case.scope.run & changes.keys() & asked.keys():
+        names.update(running_rivals(case, asked[name].profile))
+    found = (case.world.daemon.processes.get(program_id(name)) for name in (*names, *case.scope.run))
+    return frozenset(process.pid for process in found if process and process.pid)
+
+
+def _obstacle(change: Change, want: Desired | None, case: Case, run: Run, leaving: frozenset[int]) -> LmctlError | None:
+    """Return why a program cannot be started at all; asked before anything stops."""
+    if case.world.daemon.problem:
+        return LmctlError("E-SUPERVISOR", case.world.daemon.problem, fix="run `lmctl down`, then apply again")
+    if want is None or not _starts(change, want):
+        return None
+    for wanted in want.profile.artifacts:
+        if not weights.verified(case, wanted.id):
+            what = f"the weights of {want.profile.name} are not verified: {escape(wanted.id)}"
+            return LmctlError("E-HASH", what, fix="run `lmctl apply` again")
+    try:
+        run.host.engines.check(want.profile.backend, want.spec.argv, Path(want.spec.cwd))
+    except LmctlError as error:
+        return error
+    return _taken(want, case, run, leaving)
+
+
+def _taken(want: Desired, case: Case, run: Run, leaving: frozenset[int]) -> LmctlError | None:
+    """Return who else holds the port, None when it is free or becomes free."""
+    port = int(want.spec.listen.rpartition(":")[2])
+    listener = run.host.processes.listener(port)
+    if listener is None:
+        return None
+    process = case.world.daemon.processes.get(want.spec.id)
+    ours = {*leaving, *([process.pid] if process and process.pid else [])}
+    if listener.pid and any(run.host.processes.descends(listener.pid, pid) for pid in ours):
+        return None
+    who = f"pid {listener.pid} ({escape(listener.command, 60)})" if listener.pid else "another user's process"
+    if listener.pid in case.world.daemon.orphans.values():
+        what = f"port {port} is held by {who}, which outlived a supervisord of lmctl"
+        return LmctlError("E-PORT", what, fix="run `lmctl down`, then apply again")
+    return LmctlError("E-PORT", f"port {port} is taken by {who}", fix="choose another port or stop it")
+
+
+def _write(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: Case, run: Run) -> None:
+    supervisor, before = run.host.supervisor, case.world.daemon
+    specs, replaced, starting = dict(before.specs), set(), set()
+    for name, change in possible.items():
+        if change.verb == "delete":
+            specs.pop(program_id(name), None)
+            continue
+        want = asked[name]
+        if _replaces(change, want, before) or name in case.scope.again:
+            replaced.add(want.spec.id)
+        if _starts(change, want):
+            starting.add(name)
+        specs[want.spec.id] = want.spec
+    with run.ledger.writing(run.host.now()) as ledger:
+        ledger.starting(sorted(starting), run.host.now())
+    for name in sorted(starting):
+        _make_way(name, asked[name], case, run)
+    # a daemon that is about to be started starts nothing that this run has not looked at
+    looked_at = {program_id(name) for name in starting}
+    quiet = [replace(s, autostart=s.autostart and s.id in looked_at) for s in specs.values()]
+    supervisor.write(quiet if before.pid is None else list(specs.values()))
+    supervisor.reload(frozenset(replaced))
+    supervisor.write(list(specs.values()))
+    _record(possible, asked, run)
+
+
+def _replaces(change: Change, want: Desired, before: Daemon) -> bool:
+    old, process = before.specs.get(want.spec.id), before.processes.get(want.spec.id)
+    return old is not None and (old.hash != want.spec.hash or _stale(process, want))
+
+
+def rewrite(change: Change, run: Run) -> Outcome:
+    """Write what belongs to no program as it was meant; nothing restarts, and no daemon is started for it."""
+    supervisor = run.host.supervisor
+    try:
+        daemon = supervisor.observe()
+        supervisor.write(list(daemon.specs.values()))
+        if daemon.pid is not None:
+            supervisor.reload(frozenset())
+    except LmctlError as error:
+        return Outcome(change, error)
+    return Outcome(change)
+
+
+def _stale(process: Process | None, want: Desired) -> bool:
+    return process is not None and process.running and process.hash not in (None, want.spec.hash)
+
+
+def _make_way(name: str, want: Desired, case: Case, run: Run) -> None:
+    """A deliberate start lifts a hold, clears the count of crashes and, where it was asked for, stops a rival."""
+    for rival in running_rivals(case, want.profile) if name in case.scope.run else ():
+        run.say(f"stopping {rival}: it runs in the place of {name}")
+        run.host.supervisor.stop(program_id(rival))
+    run.host.supervisor.release(want.spec.id)
+
+
+def _record(possible: Mapping[str, Change], asked: Mapping[str, Desired], run: Run) -> None:
+    with run.ledger.writing(run.host.now()) as ledger:
+        for name, change in possible.items():
+            want = asked.get(name)
+            if change.verb == "delete" or want is None:
+                ledger.applied(change.address, None, run.generation)
+                ledger.port(name, None)
+                ledger.confirm(name)
+                continue
+            ledger.applied(change.address, Applied(want.fields, want.spec.hash), run.generation)
+            if want.profile.port is None:
+                ledger.port(name, want.spec.listen)
+            if _starts(change, want):
+                ledger.lift(name)
+
+
+def _confirm(waiting: Mapping[str, Desired], failures: Mapping[str, LmctlError], run: Run) -> None:
+    """Forget that starts were under way; one that still runs without having been seen healthy is waited for again."""
+    processes = run.host.supervisor.observe().processes if failures else {}
+    with run.ledger.writing(run.host.now()) as ledger:
+        for name, want in waiting.items():
+            process = processes.get(want.spec.id)
+            if name not in failures or process is None or not process.running:
+                ledger.confirm(name)
+
+
+def _start(waiting: Mapping[str, Desired], case: Case, run: Run) -> dict[str, LmctlError]:
+    failures = {}
+    for name, want in waiting.items():
+        try:
+            run.host.supervisor.start(want.spec.id)
+        except LmctlError as error:
+            failures[name] = error
+    return failures
+
+
+def _await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlError]:
+    """Probe until every program is healthy, dead or out of time; return the error of each that is not healthy."""
+    failures: dict[str, LmctlError] = {}
+    pending = dict(waiting)
+    begin, pause = time.monotonic(), 0.02
+    with ThreadPoolExecutor(max_workers=max(1, min(16, len(pending)))) as pool:
+        while pending and not run.stop.is_set():
+            daemon = run.host.supervisor.observe()
+            names = list(pending)
+            tries = [pool.submit(_probe, pending[name], daemon, run) for name in names]
+            for name, health in zip(names, [each.result() for each in tries], strict=True):
+                elapsed = time.monotonic() - begin
+                verdict = _verdict(pending[name], health, daemon, elapsed, run)
+                if health.state == "healthy" or verdict is not None:
+                    want = pending.pop(name)
+                    run.on_progress(Progress(name, 1, 1, "done" if verdict is None else "failed", want.spec.listen))
+                else:
+                    run.on_progress(Progress(name, 0, 0, "wait", health.why or health.state))
+                if verdict is not None:
+                    failures[name] = verdict
+            if pending:
+                run.stop.wait(pause)
+                pause = min(0.5, pause * 1.5)
+    interrupted = LmctlError("E-UNHEALTHY", "interrupted before it was healthy", fix="run `lmctl status`")
+    return failures | dict.fromkeys(pending, interrupted)
+
+
+def _probe(want: Desired, daemon: Daemon, run: Run) -> Health:
+    process = daemon.processes.get(want.spec.id)
+    if process is None or process.pid is None:
+        return Health("down", process.state.lower() if process else "supervisord does not know it")
+    return run.host.processes.probe(want.spec.listen, want.probe, process.pid)
+
+
+def _verdict(want: Desired, health: Health, daemon: Daemon, elapsed: float, run: Run) -> LmctlError | None:
+    """Return why to give up on a program, None to go on waiting (or when it is healthy)."""
+    if health.state == "healthy":
+        return None
+    name, process = want.profile.name, daemon.processes.get(want.spec.id)
+    hint = f"read `lmctl logs {name}`"
+    if process is not None and not process.running and process.exit_status == _CRASHED:
+        words = last_words(run, want.spec.id)
+        return LmctlError("E-CRASHLOOP", f"{name} crashed again and again{words}", fix=hint)
+    if process is not None and process.state == "FATAL":  # EXITED is the moment before supervisord starts it again
+        words = last_words(run, want.spec.id)
+        return LmctlError("E-ENGINE", f"{name} cannot be started: {escape(process.spawn_error)}{words}", fix=hint)
+    if elapsed > want.timeout:
+        why = f": {escape(health.why)}" if health.why else ""
+        what = f"{name} is not healthy after {elapsed:.0f} s ({health.state}{why})"
+        return LmctlError("E-UNHEALTHY", what, fix=f"{hint}, or raise start_timeout")
+    return None
+
+
+def last_words(run: Run, program: str) -> str:
+    """Return the last line of a program's log, escaped, ready to be appended to an error; empty when there is none."""
+    try:
+        with run.host.supervisor.log(program).open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _LAST_WORDS))
+            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    spoken = [line for line in lines if not line.startswith("lmctl:")] or lines
+    return f"; its last words: {escape(spoken[-1])}" if spoken else ""

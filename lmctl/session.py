@@ -1,0 +1,181 @@
+"""One declaration on this machine: its locks, its ledger, and a fresh look at the world around it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lmctl import lockfile, neighbours
+from lmctl.backend import Engine
+from lmctl.errors import LmctlError, escape
+from lmctl.host import Host
+from lmctl.ledger import Ledger, Memory, Owned
+from lmctl.paths import Folders, make_private, read_regular, write_atomic
+from lmctl.record import record, replace
+from lmctl.resource import Case, References, Scope, Stray, World
+from lmctl.resources import content
+from lmctl.spec import Declaration, Hardware, Lock
+
+_TEMPLATE_LIMIT = 1 << 20  # bytes of a chat template
+
+
+@record
+class Session:
+    """What a command works on. `host` is made by the composition root for this declaration."""
+
+    declaration: Declaration
+    folders: Folders
+    host: Host
+    ledger: Ledger
+
+    @classmethod
+    def of(cls, declaration: Declaration, folders: Folders, host: Host) -> Session:
+        return cls(declaration, folders, host, Ledger(folders.declaration(declaration.name) / "ledger.db"))
+
+    @property
+    def state(self) -> Path:
+        """The declaration's own state folder."""
+        return self.folders.declaration(self.declaration.name)
+
+    @property
+    def record(self) -> Path:
+        """The file that says which folder this declaration's name belongs to."""
+        return self.folders.state / "declarations" / f"{self.declaration.name}.json"
+
+    def lock(self) -> Lock:
+        """Return the committed and the local lock as one; where both know an artifact, the committed one counts."""
+        committed, local = lock_paths(self.declaration)
+        cache = self.folders.cache
+        return lockfile.merged(lockfile.read_cached(committed, cache), lockfile.read_cached(local, cache))
+
+    def look(self, scope: Scope, lock: Lock | None = None) -> Case:
+        """Observe everything that planning for `scope` depends on; reads only.
+
+        A run that has begun passes on the `lock` that it began with: what somebody pulls meanwhile waits for the next.
+        """
+        memory = self.ledger.read()
+        lock = self.lock() if lock is None else lock
+        case = Case(self.declaration, lock, self._world(lock, memory, scope), scope)
+        return self._with_users(case)
+
+    def _world(self, lock: Lock, memory: Memory, scope: Scope) -> World:
+        owned = {row.path: row for row in memory.owned}
+        signatures = {path: self.host.store.signature(Path(path)) for path, row in owned.items() if row.kind == "blob"}
+        known, found = _known(owned.values()), {}
+        for profile in self.declaration.profiles:
+            for wanted in profile.artifacts if scope.covers(profile.name) else ():
+                artifact = lock.artifacts.get(wanted.id)
+                if artifact is not None and wanted.id not in found:
+                    found[wanted.id] = self.host.store.locate(artifact, wanted, known)
+        hardware = self.host.hardware
+        return World(
+            daemon=self.host.supervisor.observe(),
+            hardware=hardware,
+            now=self.host.now(),
+            found=found,
+            memory=memory,
+            owned=owned,
+            engines=self._engines(hardware, scope),
+            templates=self._templates(scope),
+            there=frozenset(path for path, seen in signatures.items() if seen == owned[path].signature),
+            gone=frozenset(path for path, seen in signatures.items() if seen is None),
+            strays=self._strays(),
+            taken_ports=self._taken_ports(memory),
+        )
+
+    def _taken_ports(self, memory: Memory) -> frozenset[int]:
+        """Look at other declarations' ports only where one has to be chosen."""
+        sticky = memory.ports or {}
+        if all(profile.port is not None or profile.name in sticky for profile in self.declaration.profiles):
+            return frozenset()
+        return neighbours.ports(self.folders.state, self.record.parent, self.record)
+
+    def _with_users(self, case: Case) -> Case:
+        """Ask who else uses the candidates for pruning: only for those, it means looking at every process."""
+        refers = content.referenced(case)
+        stray = any(row.kind == "blob" and row.sha256 not in refers for row in case.world.owned.values())
+        if not stray and not case.world.strays:
+            return case
+        others = neighbours.references(self.record.parent, self.record, self.folders.cache)
+        world = replace(case.world, references=References(others), served=_served(case))
+        case = replace(case, world=world)
+        candidates = [row.path for row, why in content.verdicts(case) if why is None]
+        store = self.host.store
+        held = {path: self.host.processes.holders(Path(path)) for path in candidates}
+        linked = frozenset(path for path in candidates if {*store.links(Path(path))} - {*content.own_links(case, path)})
+        shared = frozenset(path for path in candidates if store.shared(Path(path)))
+        return replace(case, world=replace(case.world, held=held, linked=linked, shared=shared))
+
+    def _engines(self, hardware: Hardware, scope: Scope) -> Mapping[str, Engine | LmctlError | None]:
+        found: dict[str, Engine | LmctlError | None] = {}
+        for backend in {profile.backend for profile in self.declaration.profiles if scope.covers(profile.name)}:
+            try:
+                found[backend] = self.host.engines.find(backend)
+            except LmctlError as error:
+                found[backend] = error
+        return found
+
+    def _templates(self, scope: Scope) -> Mapping[Path, str | LmctlError]:
+        found: dict[Path, str | LmctlError] = {}
+        covered = (profile for profile in self.declaration.profiles if scope.covers(profile.name))
+        for path in filter(None, (profile.settings.chat_template_file for profile in covered)):
+            try:
+                found[path] = hashlib.sha256(read_regular(path, _TEMPLATE_LIMIT)).hexdigest()
+            except LmctlError as error:
+                found[path] = error
+        return found
+
+    def _strays(self) -> tuple[Stray, ...]:
+        now = self.host.now()
+        return tuple(Stray(str(p.path), p.size, now - p.modified) for p in self.host.store.partials())
+
+    def refuse_foreign_name(self) -> None:
+        """Raise E-NAME-TAKEN when another folder uses this declaration's name on this machine."""
+        if not self.record.exists():
+            return
+        folder = _recorded_folder(self.record)
+        if folder != str(self.declaration.folder):
+            what = f"the name {self.declaration.name!r} belongs to {escape(folder)} on this machine"
+            raise LmctlError("E-NAME-TAKEN", what, fix="choose another `name`, or run `lmctl apply --take`")
+
+    def register(self) -> None:
+        """Write which folder the name belongs to, when that is not what is written already."""
+        value = {"folder": str(self.declaration.folder), "file": str(self.declaration.file)}
+        text = json.dumps(value, sort_keys=True).encode()
+        make_private(self.record.parent)
+        if not self.record.exists() or self.record.read_bytes() != text:
+            write_atomic(self.record, text)
+
+
+def lock_paths(declaration: Declaration) -> tuple[Path, Path]:
+    """Return the committed lock file and the git-ignored one of this machine."""
+    return declaration.folder / lockfile.COMMITTED, declaration.folder / lockfile.LOCAL
+
+
+def _recorded_folder(record: Path) -> str:
+    try:
+        return str(neighbours.folder_of(record)[0])
+    except ValueError as error:
+        what = f"{escape(str(record))} is broken"
+        raise LmctlError("E-STATE", what, fix="remove it and apply again") from error
+
+
+def _known(owned: Iterable[Owned]) -> Mapping[str, Path]:
+    """Return where each content was verified, what lmctl brought itself before what it found."""
+    ranked = sorted((row for row in owned if row.kind != "link"), key=lambda row: (row.kind == "blob", row.verified_at))
+    return {row.sha256: Path(row.path) for row in ranked}
+
+
+def _served(case: Case) -> frozenset[str]:
+    """Return the ledger's files to which the argv of a program leads that stays, or a folder that it names."""
+    world, declared = case.world, {profile.name for profile in case.declaration.profiles}
+    removes = case.scope.whole and case.scope.only is None
+    staying = (spec for spec in world.daemon.specs.values() if spec.profile in declared or not removes)
+    words = {word for spec in staying for word in spec.argv if word.startswith("/")}
+    paths = [Path(word) for word in words]
+    inside = [entry for path in paths if path.is_dir() for entry in path.iterdir()]
+    real = {os.path.realpath(path) for path in (*paths, *inside)}
+    return frozenset(path for path in world.owned if os.path.realpath(path) in real)

@@ -1,0 +1,145 @@
+"""lmctl as a person runs it: a process of its own in an empty home, with the real supervisord and engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fakes.hub import Hub
+from weights.hello import hello
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.json["data"]
+
+
+@dataclass
+class Machine:
+    """An empty home and a folder with a declaration in it."""
+
+    home: Path
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def env(self) -> dict[str, str]:
+        base = {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TMPDIR": str(self.home)}
+        return {**base, **self.environ}
+
+    def start(self, *words: str, **how: Any) -> subprocess.Popen[str]:
+        """Start lmctl and return the running process."""
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(
+            [sys.executable, "-m", "lmctl", *words],
+            **{"cwd": self.folder, "env": self.env(), "text": True, **streams, **how},
+        )
+
+    def run(self, *words: str, code: int | None = 0, **how: Any) -> Ran:
+        """Run lmctl to its end; `code` None accepts any exit code."""
+        process = self.start(*words, **how)
+        out, err = process.communicate(timeout=120)
+        ran = Ran(process.returncode, out or "", err or "")
+        if code is not None:
+            assert ran.code == code, f"lmctl {' '.join(words)} ended with {ran.code}\n{out}\n{err}"
+        assert "Traceback" not in ran.err, ran.err
+        return ran
+
+    def declare(self, text: str, name: str = "team") -> Path:
+        """Write localmodels.toml with a head and `text` below it."""
+        file = self.folder / "localmodels.toml"
+        file.write_text(f'version = 1\nname = "{name}"\n{text}')
+        return file
+
+    def hello(self, sentence: str = "Hello from here.", file: str = "hello.gguf") -> Path:
+        """Write tiny weights that answer with a sentence."""
+        path = self.folder / file
+        path.write_bytes(hello(sentence))
+        return path
+
+    def state(self, name: str = "team") -> Path:
+        return self.home / ".local/state/lmctl" / name
+
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        """Return what status says, by profile."""
+        return {row["profile"]: row for row in self.run("status", "--json").data["profiles"]}
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that was started with this home."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("HOME") == str(self.home) and process.pid != os.getpid():
+                    found.append(process)
+            except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        return found
+
+
+@pytest.fixture
+def machine(home: Path) -> Iterator[Machine]:
+    """A machine whose programs are all gone after the test."""
+    folder = home / "repo"
+    folder.mkdir()
+    machine = Machine(home, folder)
+    yield machine
+    for record in (home / ".local/state/lmctl/declarations").glob("*.json"):
+        file = json.loads(record.read_text())["file"]
+        if Path(file).exists():
+            machine.run("--config", file, "down", "--wait", code=None)
+    left = [process for process in machine.processes() if process.pid != os.getppid()]
+    for process in left:
+        process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(left, timeout=10)
+    stand_ins = [p for p in left if "lmctl" in " ".join(_cmdline(p))]
+    assert not stand_ins, f"left running: {stand_ins}"
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture
+def port() -> Callable[[], int]:
+    """Return ports that were free a moment ago."""
+
+    def free() -> int:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            return int(one.getsockname()[1])
+
+    return free
+
+
+@pytest.fixture
+def hub(machine: Machine) -> Iterator[Hub]:
+    """A loopback Hub that the machine's HF_ENDPOINT names."""
+    with Hub() as hub:
+        machine.environ["HF_ENDPOINT"] = hub.url
+        yield hub

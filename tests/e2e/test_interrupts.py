@@ -1,0 +1,173 @@
+"""Applies that are cut short, crowded or kept waiting: the lock is free again, and the next one converges."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from e2e_tools import listening, profile, until
+from fakes.llama_server import install, set_mode
+
+_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def engine(machine, tmp_path):
+    """A stand-in engine first on PATH."""
+    machine.environ["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    return install(tmp_path)
+
+
+@pytest.fixture
+def loading(machine, engine, port):
+    """A profile whose engine loads until its mode is lifted; its port."""
+    set_mode(engine, "slow_load")
+    machine.hello()
+    number = port()
+    machine.declare(profile("slow", path="hello.gguf", port=number))
+    return number
+
+
+def started(machine, number: int, *words: str) -> subprocess.Popen[str]:
+    """Start lmctl and wait until the engine on port `number` listens, not healthy yet."""
+    process = machine.start(*words)
+    until(lambda: listening(number) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGTERM, 143, id="F06-term"),
+        pytest.param(signal.SIGINT, 130, id="F07-int"),
+        pytest.param(signal.SIGHUP, 143, id="F09-hup"),
+    ],
+)
+def test_an_interrupted_apply_says_what_it_did_and_the_next_one_converges(machine, engine, loading, number, code):
+    process = started(machine, loading, "apply")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    assert "finishing what is under way" in err
+    assert "program:slow" in out
+    assert "changes done" in out
+    set_mode(engine, None)
+    machine.run("apply")
+    assert machine.profiles()["slow"]["state"] == "healthy"
+    assert "Nothing to do" in machine.run("plan").out
+
+
+def test_F07_a_second_interrupt_ends_it_at_once(machine, engine, loading):
+    process = started(machine, loading, "apply")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in err
+    set_mode(engine, None)
+    machine.run("apply")
+    assert machine.profiles()["slow"]["state"] == "healthy"
+
+
+def test_F09_a_closed_terminal_ends_the_apply_and_not_the_model(machine, engine, loading):
+    ours, its = os.openpty()
+    argv = [sys.executable, "-c", _TERMINAL, sys.executable, "-m", "lmctl", "apply"]
+    process = subprocess.Popen(argv, cwd=machine.folder, env=machine.env(), stdin=its, stdout=its, stderr=its)
+    os.close(its)
+    until(lambda: listening(loading) or process.poll() is not None)
+    assert process.poll() is None
+    os.close(ours)
+    assert process.wait(30) != 0
+    assert listening(loading)
+    set_mode(engine, None)
+    until(lambda: machine.profiles()["slow"]["state"] == "healthy")
+    machine.run("apply")
+
+
+def test_F12_of_two_applies_one_waits_or_gives_up(machine, engine, loading):
+    first = started(machine, loading, "apply")
+    machine.declare(profile("slow", path="hello.gguf", port=loading, ctx=1024))
+    ran = machine.run("apply", code=5)
+    assert "error[E-BUSY]" in ran.err
+    assert f"pid {first.pid}, `lmctl apply`, since " in ran.err
+    machine.run("status", code=None)
+    machine.run("plan")
+    waiting = machine.start("apply", "--wait")
+    set_mode(engine, None)
+    for process in (first, waiting):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, out + err
+    assert machine.profiles()["slow"]["state"] == "healthy"
+
+
+def test_F02_a_killed_apply_leaves_no_lock_and_the_next_one_converges(machine, engine, loading):
+    process = started(machine, loading, "apply")
+    process.kill()
+    process.communicate()
+    pid = next(one.pid for one in machine.processes() if "--model" in one.cmdline())
+    set_mode(engine, None)
+    machine.run("apply")
+    row = machine.profiles()["slow"]
+    assert (row["state"], row["pid"]) == ("healthy", pid)
+
+
+def test_F14_a_lock_file_is_never_followed_where_it_leads(machine, engine, loading):
+    set_mode(engine, None)
+    machine.run("apply")
+    lock = machine.state() / "lock"
+    lock.unlink(missing_ok=True)
+    precious = machine.home / "precious"
+    precious.write_text("mine")
+    lock.symlink_to(precious)
+    machine.declare(profile("slow", path="hello.gguf", port=loading, ctx=1024))
+    ran = machine.run("apply", code=8)
+    assert "error[E-" in ran.err
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        pytest.param("wrong_model", "E-UNHEALTHY", id="F77-wrong-model"),
+        pytest.param("hang", "E-UNHEALTHY", id="F76-hang"),
+    ],
+)
+def test_an_engine_that_never_gets_healthy_is_told_after_its_time(machine, engine, port, mode, says):
+    machine.hello()
+    number, other = port(), port()
+    set_mode(engine, mode, "bad")
+    machine.declare(
+        profile("bad", path="hello.gguf", port=number, start_timeout="2s")
+        + profile("good", path="hello.gguf", port=other)
+    )
+    ran = machine.run("apply", code=3)
+    assert f"error[{says}]: bad is not healthy after " in ran.err
+    states = {name: row["state"] for name, row in machine.profiles().items()}
+    assert states["good"] == "healthy"
+    assert states["bad"] in ("unhealthy", "starting")
+    machine.run("status", "bad", code=9)
+    machine.run("status", "good")
+
+
+def test_F75_a_crash_loop_ends_by_itself_and_a_later_apply_starts_it_again(machine, engine, port):
+    machine.hello()
+    set_mode(engine, "segv", "bad")
+    machine.declare("".join(profile(name, path="hello.gguf", port=port()) for name in ("bad", "good")))
+    ran = machine.run("apply", code=3)
+    assert "error[E-CRASHLOOP]: bad crashed again and again" in ran.err
+    states = {name: row["state"] for name, row in machine.profiles().items()}
+    assert states == {"bad": "crash-loop", "good": "healthy"}
+    assert "stopped after crashing" in machine.run("plan").out
+    set_mode(engine, None, "bad")
+    machine.run("apply")
+    assert machine.profiles()["bad"]["state"] == "healthy"

@@ -1,0 +1,149 @@
+"""Imports point one way, imports inside functions and for type checkers included."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "lmctl"
+
+# A module imports from rows above its own, and inside its own package. `resources.weights` alone stands for a module,
+# `config` for a package with all that is in it; the longest name counts.
+LAYERS = (
+    ("record", "text"),
+    ("errors", "code_docs"),
+    ("paths", "spec"),
+    ("launch", "embedded"),
+    ("mutex", "source", "adhoc", "allowlist"),
+    ("gguf", "safetensors", "fit"),
+    ("backend",),
+    ("backends",),
+    ("all_backends",),
+    ("config",),
+    ("config_edit", "schema_models"),
+    ("schema",),
+    ("schema_docs",),
+    ("lock_reader",),
+    ("lockfile",),
+    ("host", "ledger"),
+    ("selection",),
+    ("resolving",),
+    ("locking",),
+    ("plan", "safety"),
+    ("resource",),
+    ("resources.artifact", "resources.content", "resources.weights"),
+    ("desired",),
+    ("memory", "neighbours"),
+    ("serving",),
+    ("resources.program",),
+    ("all_resources",),
+    ("session",),
+    ("reconcile",),
+    ("result",),
+    ("command",),
+    ("progress",),
+    ("acting",),
+    ("all_commands",),  # names and help lines; it imports a command when that one runs
+    ("arguments",),
+    ("commands",),
+    ("hosts",),
+    ("compose",),
+    ("dispatch",),
+    ("cli",),
+    ("__main__",),
+)
+ROWS = {name: number for number, row in enumerate(LAYERS) for name in row}
+# The parts of the outside world know what they implement, and nothing of what is done with them.
+HOSTS_MAY_USE = ROWS["host"]
+
+
+def _name(path: Path) -> str:
+    """Return a module's name without `lmctl.`; "" for the package itself."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+MODULES = {_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Return the modules of ours that `module` imports anywhere in its file."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {_imported(node.module or "", alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {_imported(alias.name, "") for alias in node.names}
+    return frozenset(found - {None, ""})
+
+
+def _imported(module: str, name: str) -> str | None:
+    if module.partition(".")[0] != "lmctl":
+        return None
+    inner = f"{module}.{name}".removeprefix("lmctl").strip(".")
+    return inner if inner in MODULES else module.removeprefix("lmctl").lstrip(".")
+
+
+def _layer(module: str) -> str:
+    """Return the entry of LAYERS that stands for `module`."""
+    parts = module.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in names if name in ROWS), "")
+
+
+HELD = [module for module in MODULES if module and MODULES[module].read_text().strip()]
+
+
+@pytest.mark.parametrize("module", HELD)
+def test_a_module_imports_only_from_layers_above_its_own(module):
+    own = _layer(module)
+    assert own, f"{module} has no layer: add it to LAYERS"
+    wrong = {one for one in imports(module) if _layer(one) != own and ROWS[_layer(one)] >= ROWS[own]}
+    assert not wrong
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    finished: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way, module])
+        if module not in finished:
+            for one in imports(module):
+                visit(one, (*way, module))
+            finished.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_the_outside_world_is_put_together_in_one_place():
+    users = {module for module in MODULES if any(one.startswith("hosts.") for one in imports(module))}
+    assert {module for module in users if not module.startswith("hosts")} == {"compose"}
+
+
+@pytest.mark.parametrize("module", [module for module in HELD if module.startswith("hosts.")])
+def test_parts_of_the_outside_world_know_nothing_of_plans(module):
+    assert not {one for one in imports(module) if _layer(one) != "hosts" and ROWS[_layer(one)] > HOSTS_MAY_USE}
+
+
+@pytest.mark.parametrize("module", ["launch", "embedded"])
+def test_what_supervisord_starts_brings_only_leaves(module):
+    assert imports(module) <= {"errors", "paths", "record", "spec"}
+
+
+@pytest.mark.parametrize("module", ["plan", "safety", "memory", "desired", "fit.needs", "fit.llama", "fit.together"])
+def test_planning_is_pure(module):
+    """What decides has no clock, network, process or disk to ask."""
+    tree = ast.parse(MODULES[module].read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name.partition(".")[0] for name in names} & {"os", "time", "socket", "subprocess", "urllib", "sqlite3"}
+
+
+def test_every_entry_stands_for_something_that_exists():
+    packages = {module.rpartition(".")[0] for module in MODULES}
+    assert ROWS.keys() <= MODULES.keys() | packages

@@ -1,0 +1,205 @@
+"""One writer at a time, who it is, and lock files that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from lmctl.errors import LmctlError
+from lmctl.mutex import exclusive
+
+HOLD = """\
+import sys
+from pathlib import Path
+from lmctl.mutex import exclusive
+with exclusive(Path(sys.argv[1]), "lmctl apply"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "lock"
+
+
+@pytest.fixture
+def holder(lock: Path):
+    """Another process that holds the lock until its stdin ends."""
+    argv = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def refused(lock: Path, code: str) -> str:
+    with pytest.raises(LmctlError) as caught, exclusive(lock, "lmctl stop"):
+        pass
+    assert caught.value.code == code
+    return str(caught.value)
+
+
+def test_F12_a_second_writer_is_told_who_holds_it_since_when(lock, holder):
+    said = refused(lock, "E-BUSY")
+    assert f"pid {holder.pid}, `lmctl apply`, since 20" in said
+    assert "--wait" in said
+
+
+def test_F12_a_waiter_goes_on_when_the_holder_ends(lock, holder):
+    done = threading.Event()
+
+    def wait() -> None:
+        with exclusive(lock, "lmctl stop", wait=True):
+            done.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not done.is_set()
+    holder.stdin.close()
+    thread.join(30)
+    assert done.is_set()
+
+
+def test_a_killed_holder_leaves_nothing_to_unlock(lock, holder):
+    holder.kill()
+    holder.wait()
+    with exclusive(lock, "lmctl stop"):
+        pass
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "deleted"])
+def test_F14_a_lock_file_that_goes_while_it_is_held_is_noticed(lock, replaced):
+    with exclusive(lock, "lmctl apply") as still_held:
+        still_held()
+        lock.unlink()
+        if replaced:
+            lock.touch()
+        with pytest.raises(LmctlError, match="replaced while it was locked") as caught:
+            still_held()
+    assert caught.value.code == "E-IO"
+
+
+def test_F14_a_waiter_whose_file_was_deleted_does_not_believe_it_holds_the_lock(lock, holder):
+    errors: list[LmctlError] = []
+
+    def wait() -> None:
+        try:
+            with exclusive(lock, "lmctl stop", wait=True):
+                pass
+        except LmctlError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not _open_by_us(lock):
+        pass
+    lock.unlink()
+    holder.stdin.close()
+    thread.join(30)
+    assert [error.code for error in errors] == ["E-IO"]
+
+
+def _open_by_us(path: Path) -> bool:
+    folder = Path("/proc/self/fd")
+    return not folder.exists() or str(path) in {os.readlink(entry) for entry in folder.iterdir() if entry.is_symlink()}
+
+
+def _symlink(path: Path) -> None:
+    path.with_name("elsewhere").write_text("precious")
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        pytest.param(_symlink, "E-IO", id="F15-symlink"),
+        pytest.param(lambda path: path.symlink_to("nowhere"), "E-IO", id="F15-dangling-symlink"),
+        pytest.param(lambda path: path.mkdir(), "E-IO", id="F15-folder"),
+        pytest.param(lambda path: os.mkfifo(path), "E-PERM", id="F15-fifo"),
+    ],
+)
+def test_a_lock_file_that_is_no_file_is_refused(lock, make, code):
+    lock.parent.mkdir()
+    make(lock)
+    assert "is not a regular file" in refused(lock, code)
+    assert not lock.is_symlink() or not (lock.parent / "nowhere").exists()
+    assert not (lock.parent / "elsewhere").exists() or (lock.parent / "elsewhere").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_F15_a_lock_file_of_another_user_is_refused(lock):
+    lock.parent.mkdir()
+    lock.touch()
+    os.chown(lock, 65534, 65534)
+    assert "is not a regular file of this user" in refused(lock, "E-PERM")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        pytest.param(json.dumps({"pid": 1, "command": "init", "since": "2020-01-01 00:00:00"}), id="F16-reused-pid"),
+        pytest.param(json.dumps({"pid": 2**22 + 1, "command": "x", "since": "y"}), id="F16-dead-pid"),
+        pytest.param("not json", id="F16-garbage"),
+        pytest.param("", id="F16-empty"),
+    ],
+)
+def test_what_an_earlier_holder_wrote_stops_nobody(lock, note):
+    lock.parent.mkdir()
+    lock.write_text(note)
+    with exclusive(lock, "lmctl apply"):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"pid": "x"}', '{"pid": 1}'])
+def test_a_holder_that_says_nothing_sensible_is_reported_without_failing(lock, holder, note):
+    lock.write_text(note)
+    assert "it has not said who it is yet" in refused(lock, "E-BUSY")
+
+
+def test_a_note_cannot_write_to_the_terminal(lock, holder):
+    lock.write_text(json.dumps({"pid": 1, "command": "\x1b[2J\n", "since": "\x07"}))
+    assert "`\\x1b[2J\\x0a`, since \\x07" in refused(lock, "E-BUSY")
+
+
+def test_the_file_is_private_and_stays(lock):
+    with exclusive(lock, "lmctl apply"):
+        pass
+    assert lock.stat().st_mode & 0o777 == 0o600
+    assert lock.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_waiter_is_told_once_for_whom_it_waits(lock, holder):
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        threading.Timer(0.3, holder.stdin.close).start()  # after some more tries
+
+    with exclusive(lock, "lmctl stop", wait=True, say=say):
+        pass
+    (line,) = said
+    assert f"waiting for another lmctl: pid {holder.pid}, `lmctl apply`, since 20" in line
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "free"])
+def test_an_interrupted_waiter_locks_and_writes_nothing(request, lock, held):
+    if held:
+        request.getfixturevalue("holder")
+    stop = threading.Event()
+    entered = False
+    if not held:
+        stop.set()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        exclusive(lock, "lmctl stop", wait=True, say=lambda _: stop.set(), stop=stop),
+    ):
+        entered = True
+    assert not entered
+    assert "lmctl stop" not in lock.read_text()

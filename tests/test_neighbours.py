@@ -1,0 +1,81 @@
+"""What other declarations hold: content that must stay, ports that are taken."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from worlds import artifact
+
+from lmctl import lockfile, neighbours
+from lmctl.spec import Lock
+
+CODE, CHAT = artifact("code"), artifact("chat")
+
+
+class Other:
+    """A declaration on this machine, registered, with a configuration and a lock."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.folder, self.records = root / name, root / "state/declarations"
+        self.folder.mkdir(parents=True)
+        self.records.mkdir(parents=True, exist_ok=True)
+        self.file, self.record = self.folder / "localmodels.toml", self.records / f"{name}.json"
+        self.file.write_text("version = 1")
+        self.record.write_text(json.dumps({"folder": str(self.folder), "file": str(self.file)}))
+        lockfile.write(self.folder / lockfile.COMMITTED, Lock({CODE.id: CODE}))
+
+
+def references(root: Path) -> frozenset[str] | None:
+    records = root / "state/declarations"
+    return neighbours.references(records, records / "mine.json", root / "cache")
+
+
+def test_what_others_locked_is_referred_to_and_the_own_lock_is_not_asked(tmp_path):
+    assert references(tmp_path) == frozenset()
+    other = Other(tmp_path, "other")
+    Other(tmp_path, "mine")
+    assert references(tmp_path) == {CODE.files[0].sha256}
+    lockfile.write(other.folder / lockfile.LOCAL, Lock({CHAT.id: CHAT}))
+    assert references(tmp_path) == {CODE.files[0].sha256, CHAT.files[0].sha256}
+
+
+def _folder_gone(other: Other) -> None:
+    for path in other.folder.iterdir():
+        path.unlink()
+    other.folder.rmdir()
+
+
+SPOILED: dict[str, Callable[[Other], object]] = {
+    "folder-gone": _folder_gone,
+    "file-gone": lambda other: other.file.unlink(),
+    "file-broken": lambda other: other.file.write_text("[profiles"),
+    "locks-gone": lambda other: (other.folder / lockfile.COMMITTED).unlink(),
+    "record-broken": lambda other: other.record.write_text("{"),
+    "record-of-another-shape": lambda other: other.record.write_text("[]"),
+    "newer-lock": lambda other: (other.folder / lockfile.COMMITTED).write_text("version = 999"),
+    "broken-lock": lambda other: (other.folder / lockfile.COMMITTED).write_text("nonsense ["),
+    "lock-is-a-pipe": lambda other: os.mkfifo(other.folder / lockfile.LOCAL),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_a_declaration_that_cannot_be_read_refers_to_everything(tmp_path, spoil):
+    other = Other(tmp_path, "other")
+    spoil(other)
+    assert references(tmp_path) is None
+
+
+def test_ports_of_others_are_known_from_their_programs(tmp_path):
+    Other(tmp_path, "other")
+    programs = tmp_path / "state/other/programs"
+    programs.mkdir(parents=True)
+    (programs / "p-1.json").write_text('{"listen": "127.0.0.1:28000"}')
+    (programs / "p-2.json").write_text("{")
+    (programs / "p-3.json").write_text('{"listen": 5}')
+    records = tmp_path / "state/declarations"
+    assert neighbours.ports(tmp_path / "state", records, records / "mine.json") == {28000}
+    assert neighbours.ports(tmp_path / "state", records, records / "other.json") == frozenset()

@@ -1,0 +1,167 @@
+"""When to give up on a program that was started, and what stands in its way before."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import worlds
+from worlds import artifact, case, owned, profile
+
+from lmctl import desired, serving
+from lmctl.errors import LmctlError
+from lmctl.host import Daemon, Listener
+from lmctl.ledger import Ledger
+from lmctl.plan import Change
+from lmctl.reconcile import make_plan
+from lmctl.record import replace
+from lmctl.resource import Run
+from lmctl.spec import Health, Process, program_id
+
+CODE = artifact("code")
+ID = program_id("code")
+BROKEN = LmctlError("E-ENGINE", "llama-server does not know --no-kv-unified", fix="install a newer one")
+
+
+class Supervisor:
+    """Shows programs in the states it is told, one after the other; the last one stays."""
+
+    def __init__(self, folder: Path, *states: Process) -> None:
+        self.folder, self.states, self.calls = folder, list(states), list[str]()
+
+    def observe(self) -> Daemon:
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return Daemon(99, {ID: state}, {})
+
+    def log(self, program: str) -> Path:
+        return self.folder / "log"
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: self.calls.append(name)
+
+
+@pytest.fixture
+def carry(tmp_path):
+    """Carry out the creation of one program on a machine of stand-ins; return its outcome and the supervisor."""
+
+    def run(*states: Process, health=("healthy",), timeout=60.0, check=None, listener=None, **world):
+        whole = case(
+            profile("code", start_timeout=timeout), artifacts=(CODE,), here=(CODE,), rows=(owned(CODE),), **world
+        )
+        answers = list(health)
+
+        def probe(*_: object) -> Health:
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            return answer if isinstance(answer, Health) else Health(answer)
+
+        def checked(*_: object) -> None:
+            if check:
+                raise check
+
+        supervisor = Supervisor(tmp_path, *(states or (RUNNING,)))
+        processes = SimpleNamespace(probe=probe, listener=lambda port: listener, descends=lambda pid, root: pid == root)
+        host = SimpleNamespace(
+            supervisor=supervisor, processes=processes, engines=SimpleNamespace(check=checked), now=lambda: 1.0
+        )
+        (change,) = (change for change in make_plan(whole).changes if change.stage == "serve")
+        asked = desired.programs(whole).ready
+        ledger = Ledger(tmp_path / "ledger.db")
+        parts = Run(host, ledger, 1, lambda event: None, threading.Event(), lambda line: None)  # type: ignore[arg-type]
+        (outcome,) = serving.carry_out({"code": change}, asked, whole, parts)
+        return outcome.error, supervisor
+
+    return run
+
+
+RUNNING = Process(ID, "RUNNING", pid=4000)
+
+
+def test_a_program_that_answers_is_done(carry):
+    error, supervisor = carry(health=("down", "loading", "healthy"))
+    assert error is None
+    assert supervisor.calls == ["release", "write", "reload", "write", "start"]
+
+
+def test_a_program_that_is_still_loading_when_its_time_is_over_is_unhealthy(carry):
+    error, _ = carry(health=(Health("loading", "503\x1b"),), timeout=0.0)
+    assert error.code == "E-UNHEALTHY"
+    assert "code is not healthy after 0 s (loading: 503\\x1b)" in str(error) and "start_timeout" in str(error)
+
+
+def test_F77_another_program_s_answer_is_never_health(carry):
+    error, _ = carry(health=(Health("wrong", "another model answers"),), timeout=0.0)
+    assert error.code == "E-UNHEALTHY"
+    assert "another model answers" in str(error)
+
+
+def test_F75_a_crash_loop_ends_the_wait_with_the_last_words(carry, tmp_path):
+    (tmp_path / "log").write_text("loading\nerror: out of \x1b[31mmemory\nlmctl: 5 starts in 10 minutes\n")
+    error, _ = carry(RUNNING, Process(ID, "EXITED", exit_status=75), health=("down",))
+    assert error.code == "E-CRASHLOOP"
+    assert "its last words: error: out of \\x1b[31mmemory" in str(error)
+
+
+def test_a_program_that_cannot_be_spawned_ends_the_wait(carry):
+    error, _ = carry(Process(ID, "FATAL", spawn_error="no such\nfile"), health=("down",))
+    assert error.code == "E-ENGINE"
+    assert "no such\\x0afile" in str(error)
+
+
+def test_the_moment_between_two_starts_is_waited_out(carry):
+    error, _ = carry(Process(ID, "EXITED", exit_status=1), Process(ID, "BACKOFF"), RUNNING, health=("healthy",))
+    assert error is None
+
+
+def test_F80_an_engine_that_cannot_run_is_refused_before_anything_happens(carry):
+    error, supervisor = carry(check=BROKEN)
+    assert error is BROKEN
+    assert supervisor.calls == []
+
+
+@pytest.mark.parametrize(
+    ("listener", "orphans", "said"),
+    [
+        (Listener(77, "nc -l\x1b"), {}, "is taken by pid 77 (nc -l\\x1b)"),
+        (Listener(None, ""), {}, "is taken by another user's process"),
+        (Listener(77, "llama-server"), {ID: 77}, "which outlived a supervisord of lmctl"),
+    ],
+    ids=["F74-other", "F74-other-user", "F68-orphan"],
+)
+def test_a_taken_port_is_named_with_its_holder_before_anything_happens(carry, listener, orphans, said):
+    error, supervisor = carry(listener=listener, daemon=Daemon(None, {}, {}, orphans=orphans))
+    assert error.code == "E-PORT"
+    assert said in str(error)
+    assert supervisor.calls == []
+
+
+def test_a_port_that_our_own_program_holds_is_free(carry):
+    error, _ = carry(listener=Listener(4000, "llama-server"), daemon=Daemon(99, {ID: RUNNING}, {}))
+    assert error is None
+
+
+def test_without_a_log_there_are_no_last_words(carry):
+    error, _ = carry(Process(ID, "EXITED", exit_status=75), health=("down",))
+    assert "last words" not in str(error)
+
+
+def test_files_that_belong_to_no_program_are_written_again_without_a_start(tmp_path):
+    for pid, calls in ((99, ["write", "reload"]), (None, ["write"])):
+        supervisor = Supervisor(tmp_path, RUNNING)
+        seen = replace(supervisor.observe(), pid=pid)
+        supervisor.observe = lambda seen=seen: seen  # type: ignore[method-assign]
+        parts: Any = SimpleNamespace(host=SimpleNamespace(supervisor=supervisor))
+        change = Change("serve", "update", "supervisord:files", ())
+        assert serving.rewrite(change, parts).error is None
+        assert supervisor.calls == calls
+
+
+def test_a_plan_shows_files_of_no_program_as_one_change_that_restarts_nothing():
+    ready = worlds.applied(
+        case(profile("code"), artifacts=(CODE,), here=(CODE,), rows=(owned(CODE),)), {"code": "RUNNING"}
+    )
+    daemon = replace(ready.world.daemon, edited=("launch", "supervisord", "include"))
+    (change,) = make_plan(replace(ready, world=replace(ready.world, daemon=daemon))).changes
+    assert (change.verb, change.address, len(change.cause)) == ("update", "supervisord:files", 3)
