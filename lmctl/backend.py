@@ -1,4 +1,4 @@
-"""What a serving backend must answer. Pure: no clock, no network, no write; one module of `backends/` each."""
+"""What a serving backend must answer. Pure: no clock, no network, no disk; one module of `backends/` each."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Serve:
     artifacts: Mapping[str, Artifact] = NOTHING  # by id: weights, mmproj, adapters, drafts
     files: Mapping[tuple[str, str], Path] = NOTHING
     hardware: Hardware | None = None
+    template: bytes | None = None  # content of the profile's chat template file
 
 
 def words(text: str) -> frozenset[str]:

@@ -135,35 +135,36 @@ def _desired(case: Case, profile: Profile, listen: str) -> Desired:
     host, _, port = listen.rpartition(":")
     artifacts = {wanted.id: case.lock.artifacts[wanted.id] for wanted in profile.artifacts}
     files = {(name, file.file.path): file.path for name in artifacts for file in case.world.found.get(name, ())}
-    serve = Serve(profile, engine, host, int(port), artifacts, files, case.world.hardware)
+    template = _template(case, profile)
+    serve = Serve(profile, engine, host, int(port), artifacts, files, case.world.hardware, template)
     argv = backend.command(serve)
     env = {**backend.environment(serve), **profile.settings.env}
     cwd = str(case.declaration.folder) if profile.backend == "command" else "."
-    template = _template(case, profile)
+    digest = hashlib.sha256(template).hexdigest() if template is not None else None
     spec = ProgramSpec(
         id=program_id(profile.name),
         profile=profile.name,
         argv=argv,
         env=env,
         cwd=cwd,
-        hash=_hash(argv, env, cwd, [*_contents(artifacts), *filter(None, [template])]),
+        hash=_hash(argv, env, cwd, [*_contents(artifacts), *filter(None, [digest])]),
         listen=listen,
         autostart=profile.start == "always",
         stop_timeout=profile.stop_timeout,
     )
     fields = _fields(profile, artifacts, spec)
-    if template:
-        fields["sha256 of chat_template"] = template[:12]
+    if digest:
+        fields["sha256 of chat_template"] = digest[:12]
     return Desired(profile, spec, fields, _runs(case, profile), backend.probe(serve), _timeout(profile, artifacts))
 
 
-def _template(case: Case, profile: Profile) -> str | None:
-    """Return the sha256 of the profile's chat template, None when it has no file. Raises why it cannot be read."""
+def _template(case: Case, profile: Profile) -> bytes | None:
+    """Return the content of the profile's chat template, None when it has no file. Raises why it cannot be read."""
     path = profile.settings.chat_template_file
-    digest = case.world.templates[path] if path else None
-    if isinstance(digest, LmctlError):
-        raise digest
-    return digest
+    content = case.world.templates[path] if path else None
+    if isinstance(content, LmctlError):
+        raise content
+    return content
 
 
 def _contents(artifacts: Mapping[str, Artifact]) -> list[str]:

@@ -69,7 +69,7 @@ class World:
     found: Mapping[str, tuple[Found, ...]] = NOTHING  # by artifact id
     memory: Memory = Memory()
     engines: Mapping[str, Engine | LmctlError | None] = NOTHING  # by backend
-    templates: Mapping[Path, str | LmctlError] = NOTHING  # sha256 of chat templates that engines read by their path
+    templates: Mapping[Path, bytes | LmctlError] = NOTHING  # content of the chat templates that profiles name
     references: References = References()
     held: Mapping[str, tuple[int, ...]] = NOTHING  # content path -> processes that have it open
     there: frozenset[str] = frozenset()  # owned paths whose signature is unchanged

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -118,12 +117,12 @@ class Session:
                 found[backend] = error
         return found
 
-    def _templates(self, scope: Scope) -> Mapping[Path, str | LmctlError]:
-        found: dict[Path, str | LmctlError] = {}
+    def _templates(self, scope: Scope) -> Mapping[Path, bytes | LmctlError]:
+        found: dict[Path, bytes | LmctlError] = {}
         covered = (profile for profile in self.declaration.profiles if scope.covers(profile.name))
         for path in filter(None, (profile.settings.chat_template_file for profile in covered)):
             try:
-                found[path] = hashlib.sha256(read_regular(path, _TEMPLATE_LIMIT)).hexdigest()
+                found[path] = read_regular(path, _TEMPLATE_LIMIT)
             except LmctlError as error:
                 found[path] = error
         return found

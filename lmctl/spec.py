@@ -295,4 +295,4 @@ class Probe:
 
     health: str = "/health"
     models: str | None = None  # path of an OpenAI model list
-    expect: str | None = None  # the id that list must hold
+    expect: str | None = None  # the id that list must hold; of a path, the one behind all links will do

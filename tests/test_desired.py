@@ -77,9 +77,18 @@ def test_another_content_of_the_same_path_changes_the_hash():
 
 def test_a_template_counts_by_its_content_and_not_at_all_where_there_is_none():
     templated = replace(BEFORE, settings=Settings(ctx=8192, chat_template_file=TEMPLATE))
-    one, two = (hash_of(templated, templates={TEMPLATE: digit * 64}) for digit in "ab")
+    one, two = (hash_of(templated, templates={TEMPLATE: content}) for content in (b"a", b"b"))
     assert one != two
-    assert hash_of(BEFORE, templates={TEMPLATE: "a" * 64}) == hash_of(BEFORE)
+    assert hash_of(BEFORE, templates={TEMPLATE: b"a"}) == hash_of(BEFORE)
+
+
+def test_mlx_is_told_a_template_as_it_was_seen_without_another_look_at_the_disk():
+    folder = replace(CODE, files=(replace(CODE.files[0], path="config.json"),))
+    templated = replace(BEFORE, backend="mlx", settings=Settings(chat_template_file=TEMPLATE))
+    engines = {"mlx": Engine(("/usr/bin/mlx_lm.server",))}
+    whole = here(templated, artifacts=(folder,), engines=engines, templates={TEMPLATE: b"{{ messages }}"})
+    argv = desired.programs(whole).ready["code"].spec.argv
+    assert argv[argv.index("--chat-template") + 1] == "{{ messages }}"
 
 
 def test_a_template_that_cannot_be_read_refuses_its_profile_alone():

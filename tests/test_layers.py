@@ -135,10 +135,20 @@ def test_what_supervisord_starts_brings_only_leaves(module):
     assert imports(module) <= {"errors", "paths", "record", "spec"}
 
 
-@pytest.mark.parametrize("module", ["plan", "safety", "memory", "desired", "fit.needs", "fit.llama", "fit.together"])
+PURE = ["backend", "plan", "safety", "memory", "desired", "fit.needs", "fit.llama", "fit.together"]
+PURE += [module for module in MODULES if module.startswith("backends.")]
+LOOKS = {"exists", "is_dir", "is_file", "is_symlink", "iterdir", "glob", "open", "read_bytes", "read_text", "readlink"}
+LOOKS |= {"realpath", "resolve", "samefile", "stat", "lstat"}
+
+
+@pytest.mark.parametrize("module", PURE)
 def test_planning_is_pure(module):
     """What decides has no clock, network, process or disk to ask."""
     tree = ast.parse(MODULES[module].read_text())
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    names = {node.attr for node in called if isinstance(node, ast.Attribute)}
+    assert not LOOKS & (names | {node.id for node in called if isinstance(node, ast.Name)})
+    assert "paths" not in imports(module)
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {name.partition(".")[0] for name in names} & {"os", "time", "socket", "subprocess", "urllib", "sqlite3"}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from lmctl.allowlist import Group, Rules, abbreviates, by_flag, check_args, check_env, names
 from lmctl.backend import COMMON_KEYS, Engine, Serve, folder_of, words
 from lmctl.errors import LmctlError, Problem, escape
-from lmctl.paths import read_regular
 from lmctl.spec import Format, Hardware, Probe, Profile
 
 NAME = "mlx"
@@ -89,7 +86,7 @@ def _remote_code(args: tuple[str, ...], trusted: bool) -> Iterator[Problem]:
 
 
 def command(serve: Serve) -> tuple[str, ...]:
-    """Return the argv; raises E-ENGINE without weights, E-FILE or E-LIMIT for the template file."""
+    """Return the argv; raises E-ENGINE without weights, E-LIMIT or E-ENCODING for the template."""
     return (*serve.engine.argv, *_flags(serve), *serve.profile.settings.extra_args)
 
 
@@ -106,21 +103,24 @@ def _flags(serve: Serve) -> Iterator[str]:
     if profile.draft is not None:
         yield from ("--draft-model", str(folder_of(serve, profile.draft.wanted)))
         yield from ("--num-draft-tokens", str(profile.draft.max))
-    if settings.chat_template_file is not None:  # it takes the template's text, not a path
-        yield from ("--chat-template", _template(settings.chat_template_file))
+    if serve.template is not None:  # it takes the template's text, not a path
+        yield from ("--chat-template", _text(serve.template))
     for key, flag in _SAMPLING.items():
         if settings.sampling.get(key) is not None:
             yield from (flag, str(settings.sampling[key]))
 
 
-def _template(path: Path) -> str:
+def _text(template: bytes) -> str:
+    if len(template) > _TEMPLATE_LIMIT:
+        what = f"chat_template: mlx takes {_TEMPLATE_LIMIT} bytes, the file has {len(template)}"
+        raise LmctlError("E-LIMIT", what, fix="shorten it")
     try:
-        text = read_regular(path, _TEMPLATE_LIMIT).decode()
+        text = template.decode()
     except UnicodeDecodeError as error:
-        what = f"{escape(str(path))} is not UTF-8 at byte {error.start}"
+        what = f"chat_template: the file is not UTF-8 at byte {error.start}"
         raise LmctlError("E-ENCODING", what, fix="save it as UTF-8") from error
     if "\0" in text:
-        raise LmctlError("E-ENCODING", f"{escape(str(path))} holds a NUL", fix="save it as text")
+        raise LmctlError("E-ENCODING", "chat_template: the file holds a NUL", fix="save it as text")
     return text
 
 
@@ -142,5 +142,5 @@ def environment(serve: Serve) -> Mapping[str, str]:
 
 
 def probe(serve: Serve) -> Probe:
-    """The server names its model by the folder behind all links."""
-    return Probe(health="/health", models="/v1/models", expect=os.path.realpath(_model(serve)))
+    """The server names its model by the folder behind all links: whoever probes follows those of `expect`."""
+    return Probe(health="/health", models="/v1/models", expect=_model(serve))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def _identity(host: str, port: int, path: str, expect: str) -> Health | None:
         models = [model["id"] for model in json.loads(answer[1])["data"]]
     except (ValueError, TypeError, KeyError, RecursionError):
         return Health("wrong", f"{path} is no list of models")
-    if expect in models:
+    if expect in models or (expect.startswith("/") and os.path.realpath(expect) in models):
         return None
     shown = ", ".join(escape(str(model), 60) for model in models[:3]) or "nothing"
     return Health("wrong", f"it serves {shown} instead of {escape(expect, 60)}")

@@ -20,26 +20,27 @@ from weights import mlx as weights
 from lmctl.backend import Engine, Serve
 from lmctl.backends import mlx
 from lmctl.errors import LmctlError
+from lmctl.record import replace
 from lmctl.spec import Draft, Hardware, Lora, Profile, Settings, Wanted
 
 SENTENCE = "Hello from a folder of safetensors."
 FILES = artifact("w", dict.fromkeys(weights.files(SENTENCE), "weights"), format="mlx")
 ENGINE = Engine(("{python}", "-P", "-m", "mlx_lm", "server"))
 NOTHING: frozenset[str] = frozenset()
+TEMPLATE = Path("/w/chat.jinja")  # nothing is there: what it holds comes with all that argv depends on
 
 
 def other(id: str) -> Wanted:
     return wanted(id, format="mlx")
 
 
-def test_a_rich_profile(snapshot: SnapshotAssertion, tmp_path: Path) -> None:
-    template = tmp_path / "chat.jinja"
-    template.write_text("{{ messages }}\nä")
+def test_a_rich_profile(snapshot: SnapshotAssertion) -> None:
     sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "max_tokens": 64, "seed": 1}
-    settings = Settings(parallel=3, cache_ram=1 << 20, batch=256, sampling=sampling, chat_template_file=template)
+    settings = Settings(parallel=3, cache_ram=1 << 20, batch=256, sampling=sampling, chat_template_file=TEMPLATE)
     rich = profile("mlx", settings, lora=(Lora(other("l")),), draft=Draft(other("d"), max=4))
     parts = (artifact(id, {"config.json": "config"}, format="mlx") for id in "ld")
-    assert mlx.command(serve(rich, FILES, *parts, engine=ENGINE)) == snapshot
+    content = replace(serve(rich, FILES, *parts, engine=ENGINE), template="{{ messages }}\nä".encode())
+    assert mlx.command(content) == snapshot
 
 
 def test_no_old_prompts_are_kept_unless_declared() -> None:
@@ -56,15 +57,13 @@ def test_a_folder_within_the_declaration() -> None:
 
 @pytest.mark.parametrize(
     ("content", "code"),
-    [(b"\xff", "E-ENCODING"), (b"a\0b", "E-ENCODING"), (b"x" * 70_000, "E-LIMIT"), (None, "E-FILE")],
-    ids=["not-UTF-8", "NUL", "too-long-for-argv", "missing"],
+    [(b"\xff", "E-ENCODING"), (b"a\0b", "E-ENCODING"), (b"x" * 70_000, "E-LIMIT")],
+    ids=["not-UTF-8", "NUL", "too-long-for-argv"],
 )
-def test_templates_that_cannot_be_passed_on(content: bytes | None, code: str, tmp_path: Path) -> None:
-    template = tmp_path / "t.jinja"
-    if content is not None:
-        template.write_bytes(content)
+def test_templates_that_cannot_be_passed_on(content: bytes, code: str) -> None:
+    templated = serve(profile("mlx", Settings(chat_template_file=TEMPLATE)), FILES)
     with pytest.raises(LmctlError) as refused:
-        mlx.command(serve(profile("mlx", Settings(chat_template_file=template)), FILES))
+        mlx.command(replace(templated, template=content))
     assert refused.value.code == code
 
 
@@ -187,7 +186,8 @@ def test_the_model_is_named_by_its_real_folder(server: Serve) -> None:
     probe = mlx.probe(server)
     assert probe.models is not None
     models = json.loads(ask(server, "GET", probe.models)[2])["data"]
-    assert [model["id"] for model in models] == [probe.expect]
+    assert probe.expect is not None and Path(probe.expect).is_symlink()
+    assert [model["id"] for model in models] == [os.path.realpath(probe.expect)]
     assert ask(server, "GET", probe.health)[0] == 200
 
 

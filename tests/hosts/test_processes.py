@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import socket
@@ -160,6 +161,16 @@ def test_a_program_that_does_not_serve(monkeypatch: pytest.MonkeyPatch, mode: st
     with engine("--mode", mode, "--delay", "600") as (pid, port):
         health = PROCESSES.probe(f"127.0.0.1:{port}", HOW, pid)
     assert (health.state, why in health.why) == (state, True), health
+
+
+def test_a_model_may_be_named_by_the_folder_behind_the_links_to_it(tmp_path: Path) -> None:
+    (real := tmp_path / "real").mkdir()
+    (link := tmp_path / "link").symlink_to(real)
+    models = json.dumps({"data": [{"id": os.path.realpath(real)}]}).encode()
+    with answering(reply(200, models)) as listen:
+        right, wrong = (Probe("/", "/v1/models", str(path)) for path in (link, tmp_path))
+        assert PROCESSES.probe(listen, right, os.getpid()) == Health("healthy")
+        assert PROCESSES.probe(listen, wrong, os.getpid()).state == "wrong"
 
 
 @contextmanager
