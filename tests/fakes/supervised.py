@@ -66,6 +66,14 @@ class Supervised:
     def process(self, profile: str) -> Process:
         return self.supervisor.observe().processes[program_id(profile)]
 
+    def states(self) -> dict[str, str]:
+        """Return by profile how the daemon's programs are, those that it has just spawned as running."""
+        daemon = self.supervisor.observe()
+        return {
+            daemon.specs[name].profile: "RUNNING" if process.running else process.state
+            for name, process in daemon.processes.items()
+        }
+
     def pid(self, profile: str) -> int:
         """Return the pid of a program, once it listens: until then a launcher may still be running under that pid."""
         until(lambda: b"listening" in self.output(profile))

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import TOKEN
+from downloads import TOKEN
 from hub import Pattern
 
 from lmctl.errors import LmctlError

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +19,6 @@ from lmctl.record import replace
 from lmctl.spec import program_id
 
 
-@pytest.fixture
-def stack(home: Path) -> Iterator[Supervised]:
-    with Supervised(home / "state") as held:
-        yield held
-
-
-def state(stack: Supervised) -> dict[str, str]:
-    """Return the programs that the daemon has, those that it has just spawned as running."""
-    daemon = stack.supervisor.observe()
-    return {
-        daemon.specs[name].profile: "RUNNING" if process.running else process.state
-        for name, process in daemon.processes.items()
-    }
-
-
 def test_nothing_is_there_and_nothing_is_made_by_looking(stack: Supervised) -> None:
     daemon = stack.supervisor.observe()
     assert (daemon.pid, daemon.processes, daemon.specs, daemon.edited, daemon.problem) == (None, {}, {}, (), "")
@@ -45,7 +29,7 @@ def test_F65_an_absent_daemon_is_started_and_starts_what_starts_by_itself(stack:
     stack.up(stack.spec("code"), stack.spec("chat", autostart=False))
     daemon = stack.supervisor.observe()
     assert daemon.pid and os.getsid(daemon.pid) == daemon.pid != os.getsid(0), "it would end with the terminal"
-    assert state(stack) == {"code": "RUNNING", "chat": "STOPPED"}
+    assert stack.states() == {"code": "RUNNING", "chat": "STOPPED"}
     stack.supervisor.reload(frozenset())
     assert stack.supervisor.observe().pid == daemon.pid
 
@@ -91,14 +75,14 @@ def test_a_change_that_nobody_asked_to_apply_restarts_nothing(stack: Supervised)
     spec, process = daemon.specs[program_id("code")], daemon.processes[program_id("code")]
     assert (spec.autostart, spec.stop_timeout, spec.hash) == (False, 33.0, stack.mark + "2")
     assert (process.pid, process.hash) == (pid, stack.mark + "1"), "it still runs what it was started with"
-    assert state(stack) == {"code": "RUNNING", "chat": "RUNNING"}
+    assert stack.states() == {"code": "RUNNING", "chat": "RUNNING"}
 
 
 def test_a_program_that_is_gone_is_stopped_and_forgotten(stack: Supervised) -> None:
     stack.up(stack.spec("code"), stack.spec("chat"))
     pid = stack.pid("chat")
     stack.up(stack.spec("code"))
-    assert state(stack) == {"code": "RUNNING"}
+    assert stack.states() == {"code": "RUNNING"}
     assert pids.stat(pid) is None
     assert [path.stem for path in (stack.folder / "programs").iterdir()] == [program_id("code")]
 
@@ -109,7 +93,7 @@ def test_a_group_lost_between_remove_and_add_comes_back(stack: Supervised) -> No
     client.tell("stopProcess", name)
     client.tell("removeProcessGroup", name)
     stack.supervisor.reload(frozenset())
-    assert state(stack) == {"code": "RUNNING", "chat": "RUNNING"}
+    assert stack.states() == {"code": "RUNNING", "chat": "RUNNING"}
 
 
 def test_another_python_changes_the_script_and_no_program(stack: Supervised) -> None:
@@ -239,97 +223,6 @@ def test_F79_a_flood_of_output_is_capped(home: Path) -> None:
         contents = [path.read_bytes() for path in log.parent.iterdir()]
         assert sum(map(len, contents)) <= cap * 1.5  # one read beyond, at most
         assert b"\x1b[2J\0\xff" in b"".join(contents)
-
-
-def test_F68_programs_that_outlive_a_killed_daemon_are_seen_and_end_when_asked_to(stack: Supervised) -> None:
-    stack.up(stack.spec("code"))
-    orphan = stack.pid("code")
-    stack.kill_daemon()
-    daemon = stack.supervisor.observe()
-    assert (daemon.pid, daemon.processes, daemon.orphans) == (None, {}, {program_id("code"): orphan})
-    with pytest.raises(LmctlError, match=rf"still run: code \(pid {orphan}\) — run `lmctl down`") as caught:
-        stack.supervisor.reload(frozenset())
-    assert (caught.value.code, stack.supervisor.observe().pid) == ("E-SUPERVISOR", None)
-    assert pids.stat(orphan), "a reload ends no program that it was not asked to end"
-    stack.supervisor.shutdown()
-    assert pids.stat(orphan) is None
-    stack.supervisor.reload(frozenset())
-    assert stack.process("code").running
-
-
-def test_F68_a_removed_program_that_outlived_its_daemon_stays_in_sight(stack: Supervised) -> None:
-    stack.up(stack.spec("code"), stack.spec("chat"))
-    orphan = stack.pid("chat")
-    stack.pid("code")
-    stack.kill_daemon()
-    stack.supervisor.write([stack.spec("code")])
-    daemon = stack.supervisor.observe()
-    assert (daemon.specs[program_id("chat")].profile, daemon.orphans[program_id("chat")]) == ("chat", orphan)
-    stack.supervisor.shutdown()
-    assert pids.stat(orphan) is None
-    assert list(stack.supervisor.observe().specs) == [program_id("code")]
-
-
-def test_F68_a_program_removed_by_a_killed_run_is_seen_until_the_next_one_ends_it(stack: Supervised) -> None:
-    programs = [stack.spec("code"), stack.spec("chat")]
-    stack.up(*programs)
-    pid = stack.pid("chat")
-    assert stack.supervisor.write(programs[:1]) is True  # and then the run was killed
-    daemon = stack.supervisor.observe()
-    assert (set(daemon.specs), daemon.edited) == ({spec.id for spec in programs}, (program_id("chat"),))
-    assert (daemon.processes[program_id("chat")].pid, pids.stat(pid) is not None) == (pid, True)
-    assert stack.supervisor.write(programs[:1]) is True, "there is still something to reload"
-    stack.supervisor.reload(frozenset())
-    assert pids.stat(pid) is None
-    assert (set(stack.supervisor.observe().specs), state(stack)) == ({program_id("code")}, {"code": "RUNNING"})
-    assert stack.supervisor.write(programs[:1]) is False
-
-
-ESCAPES = """
-import os, signal, socket, sys, time
-line = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-if os.fork() == 0:
-    os.setsid()
-print("listening on", sys.argv[1], flush=True)
-while True:
-    time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize("command", ["stop", "shutdown", "replace"])
-def test_F78_who_left_the_group_with_the_port_is_named_and_not_killed(stack: Supervised, command: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    argv = ("{python}", "-c", ESCAPES, str(port))
-    spec = replace(stack.spec("code"), argv=argv, listen=f"127.0.0.1:{port}")
-    stack.up(spec)
-    until(lambda: stack.output("code").count(b"listening on") == 2)
-    pid = stack.pid("code")
-    (child,) = set(pids.tree(pid)) - {pid}
-    actions = {
-        "stop": lambda: stack.supervisor.stop(spec.id),
-        "shutdown": stack.supervisor.shutdown,
-        "replace": lambda: stack.up(replace(spec, hash=stack.mark + "2"), replace=("code",)),
-    }
-    try:
-        for _ in range(2):
-            with pytest.raises(LmctlError, match=f"process {child} left the group .* kill {child}") as caught:
-                actions[command]()
-            assert (caught.value.code, caught.value.problems[0].change) == ("E-SUPERVISOR", spec.id)
-            assert (pids.stat(pid), pids.stat(child) is not None) == (None, True)
-    finally:
-        os.kill(child, signal.SIGKILL)
-    until(lambda: pids.stat(child) is None)
-    actions[command]()
-
-
-@pytest.mark.parametrize("command", ["stop", "shutdown"])
-def test_F68_programs_that_outlive_a_killed_daemon_can_be_stopped(stack: Supervised, command: str) -> None:
-    stack.up(stack.spec("code"))
-    orphan = stack.pid("code")
-    stack.kill_daemon()
-    stack.supervisor.stop(program_id("code")) if command == "stop" else stack.supervisor.shutdown()
-    assert pids.stat(orphan) is None and stack.supervisor.observe().orphans == {}
 
 
 def test_F71_a_supervisord_of_the_user_is_never_touched(stack: Supervised, home: Path) -> None:

@@ -11,18 +11,22 @@ import threading
 from pathlib import Path
 
 import pytest
+from downloads import none, nothing
 from hub import MIB, Hub, Pattern
 
 from lmctl.errors import LmctlError
 from lmctl.host import Fetch, Fetched, Progress
 from lmctl.hosts import placing
 from lmctl.hosts.endpoint import Endpoint
-from lmctl.hosts.journal import LOSS, Partial, finished, gaps, merged
+from lmctl.hosts.journal import LOSS, Partial, finished
 from lmctl.hosts.limits import Limits, Rate
 from lmctl.hosts.transfer import HubTransfer
 
 MODEL = Pattern(70 * MIB)
+
+
 FILES = {"model.gguf": b"GGUF" * 50_000, "config.json": b"{}", "sub/tokenizer.json": b"[1]", "empty.txt": b""}
+
 
 DOWNLOAD = """
 import sys, json
@@ -38,14 +42,6 @@ fetch = Fetch(repo, "main", commit, LockedFile(path, "weights", int(size), sha25
 (fetched,) = transfer.fetch([fetch], lambda progress: print(progress.done, flush=True), lambda fetched: None)
 sys.exit(str(fetched.error) if fetched.error else 0)
 """
-
-
-def nothing(progress: Progress) -> None:
-    """Tell nobody."""
-
-
-def none(fetched: Fetched) -> None:
-    """Record nothing."""
 
 
 def asked_bytes(hub: Hub) -> int:
@@ -216,65 +212,6 @@ def test_a_killed_download_is_resumed_and_loses_at_most_16_mib(hub, want, tmp_pa
     (done,) = HubTransfer(Endpoint(hub.url), tmp_path / "hub", tmp_path / "lmctl").fetch([fetch], nothing, none)
     assert done.error is None
     assert asked_bytes(hub) == MODEL.size - kept
-
-
-def test_after_a_crash_of_the_system_only_flushed_ranges_count(tmp_path, monkeypatch):
-    partial = Partial.open(tmp_path, "a" * 64, 8)
-    partial.write(0, b"1234", threading.Event())
-    partial.flush()
-    partial.write(4, b"5678", threading.Event())
-    partial.save()
-    partial.close()
-    assert finished(partial.path, 8) == ((0, 8),)
-    monkeypatch.setattr("lmctl.hosts.journal.boot", lambda: "another")
-    assert finished(partial.path, 8) == ((0, 4),)
-
-
-@pytest.mark.parametrize(
-    "journal",
-    [
-        "",
-        "[]",
-        "{",
-        '{"size": 8}',
-        '{"size": 8, "boot": "", "flushed": [[0, 99]]}',
-        '{"flushed": [["a", 1]]}',
-        "[" * 9999,
-    ],
-    ids=["empty", "list", "torn", "short", "beyond", "text", "deep"],
-)
-def test_a_journal_that_cannot_be_read_vouches_for_nothing(tmp_path, journal):
-    (tmp_path / "x").write_bytes(b"12345678")
-    (tmp_path / "x.json").write_text(journal)
-    assert finished(tmp_path / "x", 8) == ()
-
-
-def test_ranges_are_merged_and_their_gaps_found():
-    ranges = merged(merged(merged((), 0, 4), 8, 12), 4, 8)
-    assert ranges == ((0, 12),)
-    assert merged(((0, 2), (6, 8)), 3, 4) == ((0, 2), (3, 4), (6, 8))
-    assert gaps(((0, 2), (3, 4)), 8) == ((2, 3), (4, 8))
-    assert gaps((), 0) == ()
-
-
-def test_one_process_writes_a_partial_file(tmp_path):
-    held = Partial.open(tmp_path, "a" * 64, 8)
-    held.save()
-    with pytest.raises(LmctlError, match=f"pid {os.getpid()}") as error:
-        Partial.open(tmp_path, "a" * 64, 8)
-    assert error.value.code == "E-BUSY"
-    held.close()
-    Partial.open(tmp_path, "a" * 64, 8).close()
-
-
-@pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_a_partial_file_that_is_none_is_refused(tmp_path, kind):
-    path = tmp_path / ("a" * 64)
-    path.symlink_to(tmp_path / "elsewhere") if kind == "link" else os.mkfifo(path)
-    with pytest.raises(LmctlError) as error:
-        Partial.open(tmp_path, "a" * 64, 8)
-    assert error.value.code == "E-IO"
-    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_the_wish_to_stop_ends_a_download_soon_and_keeps_what_came(hub, want, tmp_path):

@@ -1,0 +1,70 @@
+"""A partial file and its journal: which ranges are there, after a crash too, and who may write."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from lmctl.errors import LmctlError
+from lmctl.hosts.journal import Partial, finished, gaps, merged
+
+
+def test_after_a_crash_of_the_system_only_flushed_ranges_count(tmp_path, monkeypatch):
+    partial = Partial.open(tmp_path, "a" * 64, 8)
+    partial.write(0, b"1234", threading.Event())
+    partial.flush()
+    partial.write(4, b"5678", threading.Event())
+    partial.save()
+    partial.close()
+    assert finished(partial.path, 8) == ((0, 8),)
+    monkeypatch.setattr("lmctl.hosts.journal.boot", lambda: "another")
+    assert finished(partial.path, 8) == ((0, 4),)
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        "",
+        "[]",
+        "{",
+        '{"size": 8}',
+        '{"size": 8, "boot": "", "flushed": [[0, 99]]}',
+        '{"flushed": [["a", 1]]}',
+        "[" * 9999,
+    ],
+    ids=["empty", "list", "torn", "short", "beyond", "text", "deep"],
+)
+def test_a_journal_that_cannot_be_read_vouches_for_nothing(tmp_path, journal):
+    (tmp_path / "x").write_bytes(b"12345678")
+    (tmp_path / "x.json").write_text(journal)
+    assert finished(tmp_path / "x", 8) == ()
+
+
+def test_ranges_are_merged_and_their_gaps_found():
+    ranges = merged(merged(merged((), 0, 4), 8, 12), 4, 8)
+    assert ranges == ((0, 12),)
+    assert merged(((0, 2), (6, 8)), 3, 4) == ((0, 2), (3, 4), (6, 8))
+    assert gaps(((0, 2), (3, 4)), 8) == ((2, 3), (4, 8))
+    assert gaps((), 0) == ()
+
+
+def test_one_process_writes_a_partial_file(tmp_path):
+    held = Partial.open(tmp_path, "a" * 64, 8)
+    held.save()
+    with pytest.raises(LmctlError, match=f"pid {os.getpid()}") as error:
+        Partial.open(tmp_path, "a" * 64, 8)
+    assert error.value.code == "E-BUSY"
+    held.close()
+    Partial.open(tmp_path, "a" * 64, 8).close()
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_partial_file_that_is_none_is_refused(tmp_path, kind):
+    path = tmp_path / ("a" * 64)
+    path.symlink_to(tmp_path / "elsewhere") if kind == "link" else os.mkfifo(path)
+    with pytest.raises(LmctlError) as error:
+        Partial.open(tmp_path, "a" * 64, 8)
+    assert error.value.code == "E-IO"
+    assert not (tmp_path / "elsewhere").exists()
