@@ -1,15 +1,20 @@
-"""Small questions that end-to-end tests ask of a running server."""
+"""Small questions that end-to-end tests ask of a running server and of a command that ended."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 
+HELLO = '[profiles.hello]\npath = "hello.gguf"\nstart = "manual"\n'
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -50,3 +55,23 @@ def outcomes(data: dict[str, Any]) -> dict[str, str]:
     """Return by address how each change of an `apply --json` ended."""
     addresses = {change["id"]: change["address"] for change in data["changes"]}
     return {addresses.get(each["id"], each["id"]): each["state"] for each in data["outcomes"]}
+
+
+def error(ran: Any) -> str:
+    """Return the one line on stderr."""
+    (line,) = ran.err.splitlines()
+    assert line.startswith("error[")
+    return str(line)
+
+
+# root without the right to pass over permissions, which would hide what may not be done
+_DROPPED = "-dac_override,-dac_read_search"
+_HUMBLE = ["setpriv", f"--inh-caps={_DROPPED}", f"--bounding-set={_DROPPED}"] if os.geteuid() == 0 else []
+
+
+def humbly(machine: Any, *words: str) -> SimpleNamespace:
+    """Run lmctl to its end as somebody to whom permissions apply."""
+    argv = [*_HUMBLE, sys.executable, "-m", "lmctl", *words]
+    done = subprocess.run(argv, cwd=machine.folder, env=machine.env(), capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from e2e_tools import HELLO
 from fakes.hub import Hub
 from weights.hello import hello
 
@@ -116,6 +117,14 @@ def machine(home: Path) -> Iterator[Machine]:
     psutil.wait_procs(left, timeout=10)
     stand_ins = [p for p in left if "lmctl" in " ".join(_cmdline(p))]
     assert not stand_ins, f"left running: {stand_ins}"
+
+
+@pytest.fixture
+def declared(machine: Machine) -> Machine:
+    """A machine with one profile that does not run."""
+    machine.hello()
+    machine.declare(HELLO)
+    return machine
 
 
 def _cmdline(process: psutil.Process) -> list[str]:
