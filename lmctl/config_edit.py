@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import tomllib
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -12,8 +13,10 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import InlineTable
 
+from lmctl.config.compose import table
 from lmctl.config.find import matches
 from lmctl.config.layers import Inputs, Layer, assignment, value_of
+from lmctl.config.make import names_file
 from lmctl.config.names import name as check_name
 from lmctl.errors import LmctlError, escape
 from lmctl.paths import disk_error, write_atomic
@@ -39,6 +42,47 @@ def assignments(texts: Sequence[str]) -> Keys:
     return keys
 
 
+def located(inputs: Inputs, name: str, keys: Keys, typed_in: Path, home: Path) -> Keys:
+    """Return the keys with their paths as the file that declares, or will declare, the profile has to say them.
+
+    What is typed starts in the folder `typed_in` where that lies in the declaration's, else in the declaration's.
+    Whether a path may lead where it leads is judged later, with everything else.
+    """
+    layer = _layer_of(inputs, name)
+    file = place(inputs, name) if layer is None else _path(inputs, layer)
+    here = Path(os.path.realpath(typed_in))
+    start = here if here.is_relative_to(inputs.folder) else inputs.folder
+    declared = table(layer.tree, "profiles", name) if layer is not None else {}
+    of_hub = keys.get(("model",)) is not None or ("model" in declared and ("path",) not in keys)
+
+    def seen_from_file(text: str) -> str:
+        path = Path(os.path.normpath(start / (str(home) + text[1:] if text.startswith("~/") else text)))
+        stays = text.startswith(("/", "~/")) and not path.is_relative_to(inputs.folder)
+        return text if stays else os.path.relpath(path, file.parent)
+
+    def moved(key: tuple[str, ...], value: Any) -> Any:
+        if isinstance(value, list):
+            return [moved((*key, ""), item) for item in value]
+        if isinstance(value, dict):
+            return {inner: moved((*key, inner), item) for inner, item in value.items()}
+        return seen_from_file(value) if isinstance(value, str) and _is_path(key, value, of_hub) else value
+
+    return {key: moved(key, value) for key, value in keys.items()}
+
+
+def _is_path(key: tuple[str, ...], value: str, of_hub: bool) -> bool:
+    """Return whether a key's text is a path on this machine."""
+    match key:
+        case ("path",) | ("draft", "path") | ("lora", "", "path"):
+            return True
+        case ("mmproj",):
+            return value != "auto" and not of_hub
+        case ("chat_template",):
+            return names_file(value)
+        case _:
+            return False
+
+
 def add(inputs: Inputs, name: str, keys: Keys) -> Edit:
     """Return the edit that declares a profile: in a file of its own where `include` finds it, else in the declaration.
 
@@ -58,9 +102,9 @@ def add(inputs: Inputs, name: str, keys: Keys) -> Edit:
     main = inputs.layers[0]
     document = tomlkit.parse(main.text)
     profiles: Any = document.setdefault("profiles", tomlkit.table(is_super_table=True))
-    table = tomlkit.inline_table() if isinstance(profiles, InlineTable) else tomlkit.table()
-    _assign(table, keys)
-    profiles[name] = table
+    own = tomlkit.inline_table() if isinstance(profiles, InlineTable) else tomlkit.table()
+    _assign(own, keys)
+    profiles[name] = own
     return _checked(main, inputs.file, document, ("profiles", name), keys)
 
 

@@ -100,6 +100,54 @@ def test_a_new_profile_gets_a_file_where_they_are_included(place):
     assert [profile.name for profile in place.load().profiles] == ["b", "a", "new", "r"]
 
 
+def written(place, name, where, *texts):
+    """The keys as the file of the profile has to say them, typed in the folder `where`."""
+    keys = config_edit.assignments(texts)
+    return config_edit.located(inputs(place), name, keys, place.folder / where, place.home)
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "typed", "said"),
+    [
+        pytest.param("new", ".", "w.gguf", "../w.gguf", id="beside-the-declaration"),
+        pytest.param("new", ".", "./models/../w.gguf", "../w.gguf", id="not-normal"),
+        pytest.param("new", "models/deep", "w.gguf", "../models/deep/w.gguf", id="from-below"),
+        pytest.param("new", "profiles", "../w.gguf", "../w.gguf", id="from-the-file-s-own-folder"),
+        pytest.param("new", "/", "w.gguf", "../w.gguf", id="from-elsewhere"),
+        pytest.param("r", ".", "w.gguf", "../w.gguf", id="declared-in-a-file-of-its-own"),
+        pytest.param("b", "models", "w.gguf", "models/w.gguf", id="declared-in-the-main-file"),
+        pytest.param("b", ".", "{folder}/models/w.gguf", "models/w.gguf", id="absolute-inside"),
+        pytest.param("b", ".", "/weights/w.gguf", "/weights/w.gguf", id="absolute-outside"),
+        pytest.param("b", ".", "~/w.gguf", "~/w.gguf", id="in-the-home"),
+        pytest.param("new", ".", "../w.gguf", "../../w.gguf", id="outside-stays-outside"),
+    ],
+)
+def test_a_path_is_typed_from_where_the_person_is(place, name, where, typed, said):
+    (place.folder / "models/deep").mkdir(parents=True)
+    assert written(place, name, where, f"path={typed.format(folder=place.folder)}") == {("path",): said}
+
+
+def test_every_key_that_is_a_path_is_typed_alike(place):
+    typed = ["path=w.gguf", 'lora=[{path="l.gguf", scale=0.5}]', 'draft={path="d.gguf", max=4}', "mmproj=p.gguf"]
+    assert written(place, "new", ".", *typed, "chat_template=t.jinja") == {
+        ("path",): "../w.gguf",
+        ("lora",): [{"path": "../l.gguf", "scale": 0.5}],
+        ("draft",): {"path": "../d.gguf", "max": 4},
+        ("mmproj",): "../p.gguf",
+        ("chat_template",): "../t.jinja",
+    }
+    assert written(place, "b", ".", "path=w.gguf", "mmproj=p.gguf")["mmproj",] == "p.gguf"
+
+
+def test_what_is_no_path_stays_as_typed(place):
+    typed = ["model=o/n", "mmproj=p.gguf", "chat_template=chatml", 'lora=[{model="o/l", file="l.gguf"}]']
+    assert written(place, "new", ".", *typed) == config_edit.assignments(typed)
+    assert written(place, "r", ".", "mmproj=p.gguf", "draft.path=d.gguf") == {
+        ("mmproj",): "p.gguf",  # of the repository
+        ("draft", "path"): "../d.gguf",
+    }
+
+
 @pytest.mark.parametrize("pattern", ["p*.toml", "profiles/.*.toml"])
 def test_a_new_profile_whose_own_file_nothing_would_include(place, pattern):
     place.write("localmodels.toml", f'{PRELUDE}include = ["{pattern}"]\n')

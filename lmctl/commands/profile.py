@@ -45,7 +45,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     def make(inputs: Inputs) -> Edit:
         if args.verb == "remove":
             return config_edit.remove(inputs, args.name)
-        keys = dict(config_edit.assignments(args.keys))
+        typed = config_edit.assignments(args.keys)
+        keys = dict(config_edit.located(inputs, args.name, typed, context.options.directory, context.folders.home))
         keys.update({layers.assignment(f"{key}=")[0]: None for key in getattr(args, "unset", [])})
         return (config_edit.add if args.verb == "add" else config_edit.change)(inputs, args.name, keys)
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmctl import adhoc
 from lmctl.acting import declaration_or_stand_in, known, reconciling, session, told
@@ -19,9 +15,6 @@ from lmctl.resource import Scope
 from lmctl.result import Result
 from lmctl.session import Session
 from lmctl.spec import Json, program_id
-
-if TYPE_CHECKING:
-    from lmctl.config.layers import Inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +56,11 @@ def _undeclared(context: Context, args: argparse.Namespace) -> Result:
     name = args.save or adhoc.name_for(args.model, frozenset(profile.name for profile in found.profiles))
     keys = _keys(context, args)
     if args.save:
-        from lmctl.config_edit import add  # tomlkit: only for edits
+        from lmctl.config_edit import add, located  # tomlkit: only for edits
 
-        edited(context, lambda inputs: add(inputs, name, _declared(inputs, name, keys)))
+        said: dict[tuple[str, ...], Json] = {(key,): value for key, value in keys.items()}
+        folder, home = context.options.directory, context.folders.home
+        edited(context, lambda inputs: add(inputs, name, located(inputs, name, said, folder, home)))
     else:
         adhoc.remember(context.folders, found.name, name, keys)
     try:
@@ -77,17 +72,6 @@ def _undeclared(context: Context, args: argparse.Namespace) -> Result:
     if program_id(name) not in current.host.supervisor.observe().specs:
         adhoc.forget(context.folders, found.name, frozenset({name}))  # it never came to run: nothing to stop later
     return result
-
-
-def _declared(inputs: Inputs, name: str, keys: Mapping[str, Json]) -> dict[tuple[str, ...], Json]:
-    """Return the keys as a file of the declaration says them: a path in its folder is relative to that file."""
-    from lmctl.config_edit import place
-
-    said: dict[tuple[str, ...], Json] = {(key,): value for key, value in keys.items()}
-    path = str(keys.get("path", ""))
-    if path and Path(path).is_relative_to(inputs.folder):
-        said["path",] = os.path.relpath(path, place(inputs, name).parent)
-    return said
 
 
 def _keys(context: Context, args: argparse.Namespace) -> dict[str, Json]:

@@ -78,7 +78,7 @@ class Maker:
             told[key] = tuple(keys.get(key, ()))
         told["env"] = keys.get("env", {})
         template = keys.get("chat_template")
-        if template is not None and ("/" in template or template.endswith(_TEMPLATE_FILES)):
+        if template is not None and names_file(template):
             told["chat_template_file"] = self._local(composed, "chat_template", template)
         elif template is not None:
             told["chat_template"] = template
@@ -159,6 +159,11 @@ class Maker:
 
     def _holds(self, path: str) -> bool:
         return os.path.commonpath([path, self.folder]) == str(self.folder)
+
+
+def names_file(template: str) -> bool:
+    """Return whether a chat template is a file, not a name that the engine knows."""
+    return "/" in template or template.endswith(_TEMPLATE_FILES)
 
 
 def _from_hub(keys: Mapping[str, Any], revision: str, kind: Format, role: Role) -> Wanted:

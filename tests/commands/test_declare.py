@@ -215,6 +215,20 @@ def test_profile_set_and_remove(team):
     assert team("validate")[0].data["profiles"] == ["y"]
 
 
+def test_a_path_given_to_profile_is_found_from_where_it_is_typed(team):
+    deep = team.folder / "models"
+    deep.mkdir()
+    (deep / "w.gguf").write_bytes(b"")
+    for verb, profile in (("add", "y"), ("set", "x")):
+        name, args = parse(
+            ["profile", verb, profile, "path=w.gguf", *(["--unset", "model", "--unset", "quant"] * (profile == "x"))]
+        )
+        context = make_context(Options(directory=deep), {"HOME": str(team.folder)}, "never")
+        load(name).run(context, args)
+        declared = context.declaration().profile(profile)
+        assert declared.weights.path == deep / "w.gguf"
+
+
 def test_a_program_may_be_declared_before_it_is_trusted(team):
     team("profile", "add", "own", "backend=command", 'command=["serve", "{port}"]')
     assert refusal(team, "validate").code == "E-TRUST"
