@@ -1,9 +1,9 @@
-"""Memory estimates against the engine's own log, and verdicts on profiles that run together."""
+"""Memory estimates against the engine's own log."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 from weights import measure, shapes
 
-from lmctl.fit import Need, need, request_context, verdict
+from lmctl.fit import Need, need, request_context
 from lmctl.fit.llama import Effective, caches, cells, output_bytes
 from lmctl.fit.needs import MLX_PLAIN, effective
 from lmctl.fit.numbers import Unknown
 from lmctl.gguf import SHAPE_KEYS, read_header, shape
-from lmctl.safetensors import shape_from_config
 from lmctl.source import Source
-from lmctl.spec import Format, Hardware, Json, Settings, Shape
+from lmctl.spec import Format, Json, Settings, Shape
 
 CASES = json.loads((Path(__file__).parent / "cases" / "fit_cases.json").read_text())["cases"]
+
+
 LLAMA = {"n_embd": 256, "n_layer": 4, "n_head": 8, "n_head_kv": 2, "n_ff": 512, "vocab": 1000}
+
+
 GiB, MiB = 1 << 30, 1 << 20
 
 
@@ -250,118 +253,6 @@ def test_layers_on_a_gpu_take_their_caches_with_them() -> None:
     assert need(found, "gguf", 5000, Settings()).gpu is None
     assert host.gpu == 0 and output.gpu == 1000  # of four layers and the output; the output has no cache
     assert two.gpu == 2000 + two.kv // 4 and every.gpu == 5000 + every.kv
-
-
-QWEN3 = {"model_type": "qwen3", "num_hidden_layers": 64, "num_attention_heads": 64, "num_key_value_heads": 8}
-QWEN3 |= {"head_dim": 128, "hidden_size": 5120, "max_position_embeddings": 40960, "vocab_size": 151936}
-
-
-def test_mlx_takes_keys_and_values_in_steps_of_256_tokens() -> None:
-    found = shape_from_config(QWEN3)
-    small = need(found, "mlx", 0, Settings(ctx=1000, parallel=2))
-    assert small.known and small.kv == 64 * 2 * 8 * 128 * 2 * 1024 * 2 and "no limit of context" in small.note
-    assert need({**found, "dtype": "float32"}, "mlx", 0, Settings(ctx=1000, parallel=2)).kv == 2 * small.kv
-
-
-@pytest.mark.parametrize(
-    "changed", [{"model_type": "deepseek_v3"}, {"layer_types": ["full_attention", "sliding_attention"]}]
-)
-def test_mlx_caches_of_another_kind_are_not_guessed(changed: dict[str, Json]) -> None:
-    found = need(shape_from_config({**QWEN3, **changed}), "mlx", 7, Settings())
-    assert not found.known and found.total == 7
-
-
-@pytest.fixture(scope="module")
-def mlx_loader() -> Iterator[Any]:
-    utils = pytest.importorskip("mlx_lm.utils")
-    yield utils._get_classes
-
-
-@pytest.mark.parametrize("architecture", sorted(MLX_PLAIN))
-def test_the_real_mlx_caches_are_as_estimated(architecture: str, mlx_loader: Any) -> None:
-    import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
-
-    config = {
-        "model_type": architecture,
-        "hidden_size": 64,
-        "num_hidden_layers": 3,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "rms_norm_eps": 1e-5,
-        "layer_norm_eps": 1e-5,
-        "norm_epsilon": 1e-5,
-        "vocab_size": 64,
-        "max_position_embeddings": 512,
-        "rope_theta": 10000.0,
-        "partial_rotary_factor": 0.5,
-        "tie_word_embeddings": True,
-        "dtype": "float32",
-    }
-    experts = {"num_experts": 2, "num_local_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
-    experts |= {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
-    experts |= {"shared_expert_intermediate_size": 32}
-    granite = {"attention_bias": False, "mlp_bias": False, "logits_scaling": 1.0, "attention_multiplier": 1.0}
-    granite |= {"embedding_multiplier": 1.0, "residual_multiplier": 1.0, "logit_scale": 1.0}
-    model_class, arguments = mlx_loader({**config, **experts, **granite})[:2]
-    model = model_class(arguments.from_dict({**config, **experts, **granite}))
-    cache = make_prompt_cache(model)
-    mx.eval(model(mx.zeros((1, 300), dtype=mx.int32), cache=cache))
-    measured = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache)
-    assert measured == need(shape_from_config(config), "mlx", 0, Settings(ctx=300)).kv
-
-
-def machine(ram: int, gpus: tuple[int, ...] = (), accelerator: str = "cuda") -> Hardware:
-    return Hardware(os="linux", arch="x86_64", host="h", ram=ram, accelerator=accelerator, gpus=gpus)
-
-
-def test_profiles_that_run_together_are_added_up_against_ram_less_the_reserve() -> None:
-    needs = {"a": Need(4 * GiB, kv=GiB), "b": Need(6 * GiB)}
-    found = verdict(needs, [], machine(16 * GiB), 5 * GiB)
-    assert (found.fits, found.ram, found.total) == (True, 11 * GiB, 11 * GiB)
-    assert found.need == {"a": 5 * GiB, "b": 6 * GiB}
-    assert verdict(needs, [], machine(16 * GiB - 1), 5 * GiB).fits is False
-    assert verdict({}, [], machine(GiB), 4 * GiB).fits is True
-
-
-def test_of_an_exclusive_group_the_largest_counts() -> None:
-    needs = {"a": Need(4), "b": Need(6), "c": Need(1)}
-    assert verdict(needs, [{"a", "b", "stopped"}], machine(7), 0).fits is True
-    assert verdict(needs, [{"a", "b"}], machine(6), 0).fits is False
-    assert verdict(needs, [{"a", "b"}, {"b", "c"}], machine(99), 0).total == 7  # b and c cannot, yet c may run with a
-
-
-def test_an_unknown_need_is_no_promise_but_may_be_a_refusal() -> None:
-    needs = {"a": Need(4), "b": Need(5, known=False, note="no memory formula")}
-    found = verdict(needs, [], machine(9), 0)
-    assert found.fits is None and found.notes == ("b: no memory formula",)
-    assert verdict(needs, [], machine(8), 0).fits is False
-
-
-@pytest.mark.parametrize(
-    ("need", "ram", "gpus", "fits"),
-    [
-        pytest.param(Need(10, gpu=8), 4, (4, 4), True, id="declared-fits"),
-        pytest.param(Need(10, gpu=9), 9, (4, 4), False, id="declared-too-much-for-gpu"),
-        pytest.param(Need(10, gpu=2), 7, (9,), False, id="declared-rest-too-much-for-ram"),
-        pytest.param(Need(10), 10, (4,), True, id="engine-decides-ram-alone-is-enough"),
-        pytest.param(Need(10), 8, (4,), None, id="engine-decides-both-are-needed"),
-        pytest.param(Need(10), 5, (4,), False, id="engine-decides-too-much-for-both"),
-        pytest.param(Need(10, gpu=10), 9, (), False, id="no-gpu-here"),
-        pytest.param(Need(10, gpu=10), 10, (), True, id="no-gpu-here-ram-is-enough"),
-    ],
-)
-def test_memory_of_gpus_counts_for_what_is_offloaded(
-    need: Need, ram: int, gpus: tuple[int, ...], fits: bool | None
-) -> None:
-    assert verdict({"a": need}, [], machine(ram, gpus), 0).fits is fits
-
-
-def test_on_metal_the_gpu_has_no_memory_of_its_own() -> None:
-    found = verdict({"a": Need(10, gpu=10)}, [], machine(9, (9,), "metal"), 0)
-    assert found.fits is False and found.gpu == ()
 
 
 def test_caches_of_an_unknown_architecture_raise() -> None:

@@ -1,4 +1,4 @@
-"""Headers of GGUF files: good ones are read as the reference reader does, hostile ones are refused within bounds."""
+"""Headers of GGUF files: good ones are read as the reference reader does, and shards belong together."""
 
 from __future__ import annotations
 
@@ -9,70 +9,22 @@ from pathlib import Path
 
 import gguf as reference
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from gguf_headers import (
+    GEMMA,
+    GOOD,
+    Bytes,
+    key,
+    raw_header,
+    read,
+    refused,
+    tensor,
+)
 from weights import shapes
-from weights.hello import F16, F32, encoded, header, hello, text
+from weights.hello import F16, F32, header, hello
 
-from lmctl.errors import LmctlError, escape
+from lmctl.errors import LmctlError
 from lmctl.gguf import Counted, Header, check_split, read_header, shape
 from lmctl.source import FIRST_CHUNK, LAST_CHUNK, open_local
-
-ARRAY, BOOL, STRING, UINT32, UINT64 = 9, 7, 8, 4, 10
-GOOD = {"general.architecture": "llama", "llama.block_count": 1}
-GEMMA = {"n_embd": 64, "n_layer": 7, "n_head": 4, "n_head_kv": 1, "n_ff": 128, "vocab": 400, "head_dim": 32}
-
-
-class Bytes:
-    """A source that remembers what was asked of it; `size` may be unknown, or a lie."""
-
-    def __init__(self, raw: bytes, size: int | None = None) -> None:
-        self.raw, self.size = raw, size
-        self.asked: list[tuple[int, int]] = []
-
-    def read(self, start: int, length: int) -> bytes:
-        self.asked.append((start, length))
-        return self.raw[start : start + length]
-
-
-def read(raw: bytes) -> Header:
-    return read_header(Bytes(raw, len(raw)), "m.gguf")
-
-
-def refused(raw: bytes) -> str:
-    """Return the one line with which the header is refused, known size or not, within 50 MB."""
-    lines = []
-    for size in (len(raw), None):
-        tracemalloc.start()
-        try:
-            with pytest.raises(LmctlError) as caught:
-                read_header(Bytes(raw, size), "m.gguf")
-            assert tracemalloc.get_traced_memory()[1] < 50 << 20
-        finally:
-            tracemalloc.stop()
-        assert caught.value.code == "E-GGUF" and caught.value.exit_code == 6
-        assert all(problem.fix for problem in caught.value.problems)
-        lines.append(str(caught.value))
-        assert "\n" not in lines[-1] and lines[-1].isprintable() and len(lines[-1]) < 500
-    return lines[0]
-
-
-def raw_header(keys: list[bytes], tensors: list[bytes] = (), count: int | None = None, version: int = 3) -> bytes:
-    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(keys) if count is None else count)
-    raw = head + b"".join(keys) + b"".join(tensors)
-    return raw + bytes(-len(raw) % 32)
-
-
-def key(name: str, value: object) -> bytes:
-    return text(name) + encoded(value)
-
-
-def array(name: str, kind: int, count: int, data: bytes = b"") -> bytes:
-    return text(name) + struct.pack("<IIQ", ARRAY, kind, count) + data
-
-
-def tensor(name: str, dims: list[int], kind: int, offset: int) -> bytes:
-    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
 
 
 def test_a_header_is_read_as_the_reference_reader_reads_it(tmp_path: Path) -> None:
@@ -209,104 +161,6 @@ def test_I95_a_big_endian_file_is_refused() -> None:
     assert "big-endian" in refused(b"GGUF" + struct.pack(">IQQ", 3, 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("raw", "says"),
-    [
-        pytest.param(raw_header([struct.pack("<Q", 2**64 - 1)]), "a key is 18446744073709551615", id="I97-2**64-1"),
-        pytest.param(raw_header([struct.pack("<Q", 10**12)]), "a key is 1000000000000", id="I97-1-TB"),
-        pytest.param(raw_header([struct.pack("<Q", 0)]), "a key is 0 bytes long", id="I97-empty"),
-        pytest.param(raw_header([], count=2**63), "claims 9223372036854775808 keys", id="I97-keys"),
-        pytest.param(b"GGUF" + struct.pack("<IQQ", 3, 2**40, 0), "claims 1099511627776 tensors", id="I97-tensors"),
-        pytest.param(
-            raw_header([text("k") + struct.pack("<IQ", STRING, 2**62)]), "claims to reach past", id="I97-value"
-        ),
-        pytest.param(raw_header([array("k", STRING, 10**9)]), "1000000000 strings", id="I98-strings-1e9"),
-        pytest.param(raw_header([array("k", STRING, 2**20)]), "inside its header|at least", id="I98-strings-1e6"),
-        pytest.param(raw_header([array("k", UINT32, 2**63)]), "claims to reach past", id="I98-numbers-2**63"),
-        pytest.param(raw_header([array("k", BOOL, 2**30)]), "claims to reach past", id="I98-booleans"),
-        pytest.param(
-            raw_header([array("k", STRING, 2, struct.pack("<Q", 2**64 - 8))]),
-            "claims to reach past",
-            id="I98-one-string",
-        ),
-        pytest.param(raw_header([array("k", ARRAY, 1)]), "unknown value type 9", id="I100-array-of-arrays"),
-        pytest.param(raw_header([text("k") + struct.pack("<I", 999)]), "unknown value type 999", id="I100-type-999"),
-        pytest.param(raw_header([array("k", 999, 1)]), "unknown value type 999", id="I100-array-of-999"),
-        pytest.param(raw_header([text("k") + struct.pack("<IB", BOOL, 7)]), "the boolean 7", id="I100-boolean-7"),
-        pytest.param(raw_header([array("k", BOOL, 2, b"\1\7")]), "the boolean 7", id="I100-booleans"),
-        pytest.param(raw_header([key("k", 1), key("k", 1)]), "duplicate key k", id="I101"),
-    ],
-)
-def test_a_hostile_key_or_value_is_refused(raw: bytes, says: str) -> None:
-    line = refused(raw)
-    assert any(part in line for part in says.split("|")), line
-
-
-@pytest.mark.parametrize(
-    ("tensors", "says"),
-    [
-        pytest.param([tensor("a", [8], F32, 1 << 40)], "tensor a ends 1099511", id="I103-past-the-end"),
-        pytest.param(
-            [tensor("a", [64], F32, 0), tensor("b", [8], F32, 32)], "tensors a and b overlap", id="I103-overlap"
-        ),
-        pytest.param(
-            [tensor("a", [8], F32, 0), tensor("b", [8], F32, 0)], "tensors a and b overlap", id="I103-same-place"
-        ),
-        pytest.param([tensor("a", [8], F32, 8)], "lies at 8, not a multiple of 32", id="I103-unaligned"),
-        pytest.param([tensor("a", [8], F32, 0), tensor("a", [8], F32, 32)], "duplicate tensor a", id="I103-twice"),
-        pytest.param([tensor("a", [2**62, 4], F32, 0)], "claims 18446744073709551616 elements", id="I103-elements"),
-        pytest.param([tensor("a", [1] * 5, F32, 0)], "has 5 dimensions", id="I103-dimensions"),
-        pytest.param(
-            [text("a") + struct.pack("<I", 2**32 - 1)], "has 4294967295 dimensions", id="I103-many-dimensions"
-        ),
-        pytest.param([tensor("a", [33], 2, 0)], "rows of 33, which blocks of 32 (Q4_0) do not fill", id="I103-rows"),
-        pytest.param([tensor("a", [8], 4, 0)], "unknown type 4", id="I103-withdrawn-type"),
-    ],
-)
-def test_a_tensor_that_does_not_fit_is_refused(tensors: list[bytes], says: str) -> None:
-    raw = raw_header([], tensors) + bytes(512)
-    if "ends" not in says:
-        assert says in refused(raw)
-        return
-    with pytest.raises(LmctlError, match=says):
-        read(raw)
-
-
-def test_I103_without_a_size_the_end_of_the_file_is_not_guessed() -> None:
-    raw = raw_header([], [tensor("a", [8], F32, 1 << 40)])
-    assert read_header(Bytes(raw), "m.gguf").tensors[0].offset == 1 << 40
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        pytest.param(encoded(0), id="I104-0"),
-        pytest.param(encoded(3), id="I104-3"),
-        pytest.param(encoded(2**31), id="I104-2**31"),
-        pytest.param(encoded("32"), id="I104-string"),
-        pytest.param(encoded(True), id="I104-boolean"),
-        pytest.param(struct.pack("<IQ", UINT64, 32), id="I104-64-bit"),
-    ],
-)
-def test_a_bad_alignment_is_refused(value: bytes) -> None:
-    assert "general.alignment" in refused(raw_header([text("general.alignment") + value]))
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        pytest.param(b"bad\xff", r"duplicate key bad\xff", id="I106-invalid-utf-8"),
-        pytest.param(b"\x1b[31mred\n", r"duplicate key \x1b[31mred\x0a", id="I106-escape"),
-        pytest.param("a\u202eb".encode(), r"duplicate key a\u202eb", id="I106-bidirectional"),
-        pytest.param(b"x" * 500, "duplicate key " + "x" * 79 + "…", id="I106-long"),
-        pytest.param(b"x" * (10 << 20), "a key is 10485760 bytes long", id="I106-10-MB"),
-    ],
-)
-def test_text_of_a_header_is_shown_escaped_and_cut(name: bytes, shown: str) -> None:
-    pair = struct.pack("<Q", len(name)) + name + encoded(1)
-    assert shown in refused(raw_header([pair, pair]))
-
-
 def shard(number: object, count: object, total: object, tensors: int = 1) -> Header:
     keys = {"split.no": number, "split.count": count, "split.tensors.count": total}
     infos = [(f"{number}.{index}", [8], F32, 32) for index in range(tensors)]
@@ -345,38 +199,3 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
         with pytest.raises(LmctlError) as caught, open_local(tmp_path / name):
             pass
         assert caught.value.code == "E-FILE"
-
-
-def survives(raw: bytes, size: int | None) -> None:
-    try:
-        found = read_header(Bytes(raw, size), "m.gguf")
-    except LmctlError as error:
-        assert error.code == "E-GGUF" and escape(str(error), 1000) == str(error)
-    else:
-        shape(found)
-
-
-MODEL, MODEL_SIZE = shapes.header_of("gemma3", {**GEMMA, "vocab": 300})
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.binary(max_size=400), st.booleans())
-def test_random_bytes_end_in_a_header_or_in_one_error(raw: bytes, known: bool) -> None:
-    for start in (raw, b"GGUF" + raw, b"GGUF\3\0\0\0" + raw):
-        survives(start, len(start) if known else None)
-
-
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.lists(st.tuples(st.integers(0, len(MODEL) - 1), st.binary(min_size=1, max_size=9)), min_size=1, max_size=6),
-    st.integers(0, len(MODEL)),
-    st.booleans(),
-)
-def test_a_damaged_header_ends_in_a_header_or_in_one_error(
-    damage: list[tuple[int, bytes]], cut: int, known: bool
-) -> None:
-    raw = bytearray(MODEL)
-    for at, patch in damage:
-        raw[at : at + len(patch)] = patch
-    survives(bytes(raw), MODEL_SIZE if known else None)
-    survives(bytes(raw[:cut]), cut if known else None)

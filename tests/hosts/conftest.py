@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import Disk
 from downloads import BIG, DATA, TOKEN, Waits, wanted
 from hub import Hub
 from supervised import Supervised
 
 from lmctl.host import Fetch
 from lmctl.hosts.endpoint import Endpoint
+from lmctl.hosts.hub import HuggingFace
 from lmctl.hosts.limits import Limits
 from lmctl.hosts.transfer import HubTransfer
 
@@ -47,8 +49,18 @@ def transfer(hub: Hub, tmp_path: Path, waits: Waits) -> Callable[..., HubTransfe
 
 
 @pytest.fixture
+def face(hub: Hub, waits: Waits) -> HuggingFace:
+    return HuggingFace(Endpoint(hub.url, TOKEN), stop=waits)
+
+
+@pytest.fixture
 def want(hub: Hub) -> Callable[..., Fetch]:
     return lambda repo, path, revision="main", **changes: wanted(hub, repo, path, revision, **changes)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from disks import COMMIT, ONE, TWO, WANTED, Disk, artifact
@@ -17,11 +16,6 @@ from lmctl.host import Fetch
 from lmctl.hosts import placing
 from lmctl.hosts.store import DiskStore
 from lmctl.spec import Machine, Wanted
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    return Disk(tmp_path)
 
 
 def test_what_is_nowhere_would_be_placed_in_the_cache(disk):
