@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from lmctl.errors import LmctlError, escape
 from lmctl.record import record
+
+_TEMPORARY = re.compile(r"\.(.+)\.([1-9][0-9]{0,9})\.tmp", re.DOTALL)  # the file to be, the pid that writes it
+_LONGEST = 200  # characters of a name that a temporary one repeats
 
 
 @record
@@ -112,13 +118,16 @@ def make_private(folder: Path) -> Path:
 def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace `path` so that readers see the old or the new bytes, also after a crash: temporary, fsync, rename, fsync.
 
-    Raises E-SPACE when the disk is full and E-IO or E-PERM otherwise; the old file is then untouched.
+    What a killed writer of the same file left is removed. Raises E-SPACE when the disk is full and E-IO or E-PERM
+    otherwise; the old file is then untouched.
     """
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:_LONGEST]}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                with contextlib.suppress(OSError):  # not every file system has locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.fchmod(descriptor, mode)
                 file.write(content)
                 file.flush()
@@ -130,6 +139,44 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise disk_error(path, error) from error
+    remove_left(path.parent, {path.name})
+
+
+def remove_left(folder: Path, names: Collection[str] | None = None) -> None:
+    """Remove the temporary files of writers that were killed in `folder`: of the files `names`, else of every file.
+
+    Every file is for folders that lmctl alone writes into. What cannot be told or removed stays.
+    """
+    wanted = None if names is None else {name[:_LONGEST] for name in names}
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            named = _TEMPORARY.fullmatch(path.name)
+            if named and (wanted is None or named[1] in wanted):
+                _remove_abandoned(path, int(named[2]))
+
+
+def _remove_abandoned(path: Path, pid: int) -> None:
+    """Unlink a temporary file of this user when nobody writes it: its process is gone, and nobody holds its lock.
+
+    The lock speaks where the number does not: for a writer in another container, or on another machine.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        pass
+    except (OSError, OverflowError):
+        return
+    else:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -156,6 +156,7 @@ class Reconciler:
             case = self._session.look(scope)
             planned = make_plan(case)
         self._refuse(planned, wish)
+        self._session.tidy()
         self._session.register()
         return self._carry_out(case, planned, locked, still_held)
 

@@ -12,7 +12,7 @@ from lmctl.backend import Engine
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Host
 from lmctl.ledger import Ledger, Memory, Owned
-from lmctl.paths import Folders, make_private, read_regular, write_atomic
+from lmctl.paths import Folders, make_private, read_regular, remove_left, write_atomic
 from lmctl.record import record, replace
 from lmctl.resource import Case, References, Scope, Stray, World
 from lmctl.resources import content
@@ -147,6 +147,12 @@ class Session:
         make_private(self.record.parent)
         if not self.record.exists() or self.record.read_bytes() != text:
             write_atomic(self.record, text)
+
+    def tidy(self) -> None:
+        """Remove what killed runs left half written; whoever calls holds the declaration's lock."""
+        for folder in (self.state, self.state / "programs", self.record.parent):
+            remove_left(folder)
+        remove_left(self.declaration.folder, {path.name for path in lock_paths(self.declaration)})
 
 
 def lock_paths(declaration: Declaration) -> tuple[Path, Path]:

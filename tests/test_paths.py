@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lmctl.errors import LmctlError
-from lmctl.paths import Folders, make_private, read_regular, write_atomic
+from lmctl.paths import Folders, make_private, read_regular, remove_left, write_atomic
 
 HOME = Path("/home/me")
 
@@ -103,8 +104,55 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, call):
     done = subprocess.run([sys.executable, "-c", code, str(file)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert file.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2
     write_atomic(file, b"new")
     assert file.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [file], "what it left half written is gone"
+
+
+@pytest.fixture
+def dead() -> int:
+    """The pid of a process that is gone."""
+    with subprocess.Popen(["true"]) as gone:
+        return gone.pid
+
+
+def test_F1_a_write_removes_what_is_left_of_the_same_file_alone(tmp_path, dead):
+    long = "n" * 255
+    ours = [tmp_path / f".{name}.{dead}.tmp" for name in ("file", long[:200])]
+    others = [tmp_path / name for name in (f".other.{dead}.tmp", f"file.{dead}.tmp", ".file.x.tmp", f".file.{dead}")]
+    for path in (*ours, *others):
+        path.write_text("half")
+    write_atomic(tmp_path / "file", b"x")
+    write_atomic(tmp_path / long, b"x")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", tmp_path / long, *others])
+    remove_left(tmp_path)
+    assert not others[0].exists()
+    assert all(path.exists() for path in others[1:])
+
+
+def test_what_a_live_writer_has_begun_is_never_removed(tmp_path, dead):
+    living = [tmp_path / f".file.{pid}.tmp" for pid in (os.getpid(), os.getppid(), 1)]
+    elsewhere = tmp_path / f".file.{dead}.tmp"  # a writer whose pid means nothing here holds its lock all the same
+    for path in (*living, elsewhere):
+        path.write_text("half")
+    with elsewhere.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        remove_left(tmp_path)
+        assert all(path.exists() for path in (*living, elsewhere))
+    remove_left(tmp_path)
+    assert [path.exists() for path in (*living, elsewhere)] == [True, True, True, False]
+
+
+def test_a_link_or_a_folder_that_looks_left_behind_stays(tmp_path, dead):
+    target = tmp_path / "precious"
+    target.write_text("keep")
+    (tmp_path / f".link.{dead}.tmp").symlink_to(target)
+    (tmp_path / f".folder.{dead}.tmp").mkdir()
+    before = sorted(tmp_path.iterdir())
+    remove_left(tmp_path)
+    remove_left(tmp_path / "nowhere")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_F5_a_file_beyond_the_limit_of_the_user_leaves_the_old_one(tmp_path):
