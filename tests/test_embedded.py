@@ -27,11 +27,7 @@ pytest.importorskip("xllamacpp")
 
 
 SENTENCE = "Hello from a local model."
-
-
 ENGINE = Engine((sys.executable, "-P", "-m", "lmctl.embedded"), embedded=True)
-
-
 WANTED = Wanted("w", None, None, "", "gguf")
 
 

@@ -22,11 +22,7 @@ from lmctl.source import Source
 from lmctl.spec import Format, Json, Settings, Shape
 
 CASES = json.loads((Path(__file__).parent / "cases" / "fit_cases.json").read_text())["cases"]
-
-
 LLAMA = {"n_embd": 256, "n_layer": 4, "n_head": 8, "n_head_kv": 2, "n_ff": 512, "vocab": 1000}
-
-
 GiB, MiB = 1 << 30, 1 << 20
 
 

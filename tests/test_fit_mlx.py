@@ -13,8 +13,6 @@ from lmctl.safetensors import shape_from_config
 from lmctl.spec import Json, Settings
 
 QWEN3 = {"model_type": "qwen3", "num_hidden_layers": 64, "num_attention_heads": 64, "num_key_value_heads": 8}
-
-
 QWEN3 |= {"head_dim": 128, "hidden_size": 5120, "max_position_embeddings": 40960, "vocab_size": 151936}
 
 

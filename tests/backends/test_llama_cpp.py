@@ -18,17 +18,9 @@ from lmctl.errors import LmctlError
 from lmctl.spec import Draft, Lora, Probe, Settings
 
 WEIGHTS = artifact("w", {"m.gguf": "weights"}, context_length=131072)
-
-
 VISION = artifact("w", {"m.gguf": "weights", "mmproj-m.gguf": "mmproj"}, context_length=131072)
-
-
 EMBEDDED = Engine(("{python}", "-P", "-m", "lmctl.embedded"), embedded=True)
-
-
 NOTHING: frozenset[str] = frozenset()
-
-
 RICH = profile(
     settings=Settings(
         ctx=16384,

@@ -100,11 +100,7 @@ def test_harmless_flags(group: allowlist.Group) -> None:
 
 
 ALWAYS_REFUSED = ["LLAMA_ARG_TOOLS", "LLAMA_ARG_HOST", "LD_PRELOAD", "PYTHONPATH", "PATH", "HF_TOKEN", "OLLAMA_HOST"]
-
-
 ALWAYS_REFUSED += ["VLLM_SERVER_DEV_MODE", "HOME", "DYLD_INSERT_LIBRARIES", "GGML_BACKEND_PATH", "https_proxy".upper()]
-
-
 ALWAYS_REFUSED += ["OPENAI_API_KEY", "BASH_ENV"]
 
 

@@ -12,8 +12,6 @@ from lmctl.record import replace
 from lmctl.spec import Hardware
 
 MAC = Hardware("darwin", "arm64", "mini", 64 << 30, "metal", (48 << 30,))
-
-
 GPU = Hardware("linux", "x86_64", "gpu-01.example", 128 << 30, "cuda", (24 << 30, 24 << 30))
 
 

@@ -16,8 +16,6 @@ from lmctl.schema import schemas
 
 ENVELOPE = json.loads(schemas()["result.schema.json"])
 PLAN = json.loads(schemas()["plan.schema.json"])
-
-
 FAILURES = [
     pytest.param(["aply"], "", "E-USAGE", 64, id="I71-no-command"),
     pytest.param(["plan", "--nonsense"], "plan", "E-USAGE", 64, id="flag"),

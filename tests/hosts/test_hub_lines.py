@@ -129,8 +129,6 @@ class Drip:
 
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
-
-
 DRIPS = [
     pytest.param(HEAD + b"Content-Length: 1000000\r\n\r\n[", b" ", id="body"),
     pytest.param(HEAD + b"X-Long: ", b"x", id="headers"),

@@ -99,8 +99,6 @@ def test_a_refusal_is_told_with_its_reason(home: Path, changes: dict[str, Any]) 
 
 
 OTHER = program_id("chat")
-
-
 RUNS = {**INFO, "statename": "RUNNING", "pid": 999_999_990, "start": 1}  # a pid that no kernel gives
 
 

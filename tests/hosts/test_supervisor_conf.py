@@ -17,8 +17,6 @@ from lmctl.record import replace
 from lmctl.spec import ProgramSpec, program_id
 
 ANY = st.text(st.characters() | st.sampled_from("\n\r%[];#=\"'\\, \0"), max_size=40)
-
-
 SPECS = st.builds(
     ProgramSpec,
     id=st.uuids().map(lambda value: program_id(str(value))),

@@ -23,11 +23,7 @@ from lmctl.hosts.limits import Limits, Rate
 from lmctl.hosts.transfer import HubTransfer
 
 MODEL = Pattern(70 * MIB)
-
-
 FILES = {"model.gguf": b"GGUF" * 50_000, "config.json": b"{}", "sub/tokenizer.json": b"[1]", "empty.txt": b""}
-
-
 DOWNLOAD = """
 import sys, json
 from pathlib import Path
