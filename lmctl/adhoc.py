@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from lmctl.errors import LmctlError, escape
+from lmctl.errors import LmctlError, Place, escape
 from lmctl.paths import Folders, make_private, read_regular, write_atomic
 from lmctl.spec import Declaration, Json
 
@@ -26,6 +26,13 @@ def stand_in(folders: Folders) -> Path:
         make_private(file.parent)
         write_atomic(file, f'version = 1\nname = "{NAME}"\n'.encode())
     return file
+
+
+def refuse_name(name: str, place: Place | None = None) -> None:
+    """Raise E-NAME for the name of the declaration that stands in, in whatever case: file systems may ignore it."""
+    if name.casefold() == NAME:
+        what = f"the name '{name}' is reserved for models that nothing declares"
+        raise LmctlError("E-NAME", what, fix="choose another name", place=place)
 
 
 def _file(folders: Folders, name: str) -> Path:

@@ -134,9 +134,8 @@ def load_declaration(
         found = loading.load(request, folders, environ, hardware)
         if error.code == "E-EMPTY" and not adhoc.profiles(folders, found.name):
             raise
-    if found.name == adhoc.NAME and found.file != Path(os.path.realpath(adhoc.alone(folders))):
-        what = f"the name '{adhoc.NAME}' is reserved for models that nothing declares"
-        raise LmctlError("E-NAME", what, fix="choose another name", place=Place(found.file.name))
+    if found.file != Path(os.path.realpath(adhoc.alone(folders))):
+        adhoc.refuse_name(found.name, Place(found.file.name))
     return _with_undeclared(found, request, folders, environ, hardware)
 
 

@@ -157,8 +157,6 @@ def first(name: str) -> str:
 version = 1
 name    = "{name}"
 include = ["profiles/*.toml"]   # one profile per file; the file's stem is the profile's name
-
-# Keep these two out of version control: localmodels.local.toml, localmodels.local.lock
 """
 
 
