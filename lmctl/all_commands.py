@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("declare", "print or write the JSON Schemas"),
     "profile": ("declare", "add, change or remove a profile; comments stay"),
     "lock": ("declare", "resolve every artifact to a commit, sizes and sha256"),
+    "outdated": ("declare", "show what upstream has moved since it was locked"),
     "plan": ("reconcile", "show what apply would change, and why"),
     "apply": ("reconcile", "make this machine what the configuration says"),
     "prune": ("reconcile", "remove what lmctl fetched and nothing declares any more"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from lmctl import lockfile
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.host import Hub, Listing
-from lmctl.record import NOTHING, record
+from lmctl.record import NOTHING, record, replace
 from lmctl.resolving import hashed, resolve
 from lmctl.spec import Artifact, Declaration, Lock, Wanted
 
@@ -104,6 +104,13 @@ def unique(wanted: Iterable[Wanted]) -> list[Wanted]:
         if one.id not in found or (one.role == "weights" and found[one.id].role != "weights"):
             found[one.id] = one
     return [found[name] for name in sorted(found)]
+
+
+def named(problem: Problem, name: str) -> Problem:
+    """Say which artifact it is about where the problem itself does not name its repository or path."""
+    plain = name.removeprefix("path=").partition("@")[0]
+    what = problem.what if plain in problem.what else f"{escape(name)}: {problem.what}"
+    return replace(problem, what=what, change=f"lock:{name}")
 
 
 def _holds(lock: Lock, wanted: Wanted) -> bool:

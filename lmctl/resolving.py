@@ -34,13 +34,7 @@ def resolve(wanted: Wanted, hub: Hub, *, remote_code: bool = False) -> Artifact:
     """
     if wanted.repo is None:
         return _resolve_local(wanted, remote_code)
-    revision = wanted.revision or "main"
-    listing = hub.list(wanted.repo, revision)
-    if not is_commit(listing.commit) or (is_commit(revision) and listing.commit != revision):
-        what = (
-            f"{escape(wanted.repo)} answers with commit {escape(listing.commit)!r} when asked for {escape(revision)!r}"
-        )
-        raise LmctlError("E-UPSTREAM", what, fix="check the Hub's address")
+    listing = listed(wanted, hub)
     chosen = select(listing, wanted)
     remote = _Remote(hub, listing)
     files = tuple(remote.locked(file, role) for file, role in chosen)
@@ -48,6 +42,19 @@ def resolve(wanted: Wanted, hub: Hub, *, remote_code: bool = False) -> Artifact:
     names = [file.path for file, _ in chosen]
     shape = _tree_shape(sources, names, remote_code) if wanted.format in _TREES else _gguf_shape(sources)
     return Artifact(wanted.id, wanted.format, listing.commit, shape, in_order(files))
+
+
+def listed(wanted: Wanted, hub: Hub) -> Listing:
+    """Return the repository of `wanted` at the commit that its revision names now.
+
+    Raises what the Hub does, and E-UPSTREAM for a Hub that contradicts itself.
+    """
+    repo, revision = wanted.repo or "", wanted.revision or "main"
+    listing = hub.list(repo, revision)
+    if not is_commit(listing.commit) or (is_commit(revision) and listing.commit != revision):
+        what = f"{escape(repo)} answers with commit {escape(listing.commit)!r} when asked for {escape(revision)!r}"
+        raise LmctlError("E-UPSTREAM", what, fix="check the Hub's address")
+    return listing
 
 
 class _Remote:

@@ -31,7 +31,7 @@ LAYERS = (
     ("host", "ledger"),
     ("selection",),
     ("resolving",),
-    ("locking",),
+    ("locking", "upstream"),
     ("plan", "safety"),
     ("resource",),
     ("resources.artifact", "resources.content", "resources.weights"),

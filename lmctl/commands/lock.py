@@ -9,14 +9,14 @@ from lmctl import locking
 from lmctl.acting import known, session
 from lmctl.command import Context
 from lmctl.errors import DONE, PARTIAL, STALE_LOCK, Problem, escape
-from lmctl.locking import Changed, Selected, Update
+from lmctl.locking import Changed, Selected, Update, named
 from lmctl.mutex import exclusive
 from lmctl.progress import Reporter
-from lmctl.record import replace
 from lmctl.result import Result
 from lmctl.session import Session
 from lmctl.spec import Artifact, Json
 from lmctl.text import Style, human_bytes
+from lmctl.upstream import Moved, Side, told
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,10 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     ids = locking.ids(current.declaration, names) if names else None
     if args.check:
         return _checked(current, ids)
-    with Reporter(context) as told, exclusive(current.state / "lock", "lmctl lock", wait=args.wait, say=told.say):
+    with (
+        Reporter(context) as reporter,
+        exclusive(current.state / "lock", "lmctl lock", wait=args.wait, say=reporter.say),
+    ):
         done = locking.relock(current.declaration, current.host.hub, Selected(ids, args.upgrade, args.prune))
     stale = tuple(p for p in locking.check_files(current.declaration, ids) if p.code == "W-STALE")
     return _told(done, stale)
@@ -53,17 +56,10 @@ def _checked(current: Session, ids: Collection[str] | None) -> Result:
 
 def _told(done: Update, stale: tuple[Problem, ...]) -> Result:
     failed = [error for _, error in sorted(done.errors.items())]
-    errors = [_named(p, name) for name, error in sorted(done.errors.items()) for p in error.problems]
+    errors = [named(p, name) for name, error in sorted(done.errors.items()) for p in error.problems]
     code = PARTIAL if failed and done.changes else failed[0].exit_code if failed else DONE
     data: dict[str, Json] = {"changes": [_plain(change) for change in done.changes]}
     return Result(data, lambda style: _text(done, style), stale, tuple(errors), code)
-
-
-def _named(problem: Problem, name: str) -> Problem:
-    """Say which artifact it is about where the problem itself does not name its repository or path."""
-    plain = name.removeprefix("path=").partition("@")[0]
-    what = problem.what if plain in problem.what else f"{escape(name)}: {problem.what}"
-    return replace(problem, what=what, change=f"lock:{name}")
 
 
 def _plain(change: Changed) -> Json:
@@ -78,26 +74,22 @@ def _plain(change: Changed) -> Json:
 def _text(done: Update, style: Style) -> str:
     if not done.changes:
         return "" if done.errors else f"The lock is up to date: {_count(len(done.lock.artifacts), 'artifact')}."
-    lines = [_line(change, style) for change in done.changes]
+    lines = [_line(change.id, change.after, style) for change in done.changes if not (change.before and change.after)]
+    moved = [
+        Moved(change.id, Side.locked(change.before), Side.locked(change.after))
+        for change in done.changes
+        if change.before and change.after
+    ]
+    lines += [told(moved, style).removesuffix("\n")] if moved else []
     return "\n".join([*lines, "", f"Locked: {_count(len(done.changes), 'change')}."])
 
 
-def _line(change: Changed, style: Style) -> str:
-    name, before, after = style.bold(escape(change.id)), change.before, change.after
+def _line(name: str, after: Artifact | None, style: Style) -> str:
+    shown = style.bold(escape(name))
     if after is None:
-        return f"{style.red('-')} {name}  dropped"
-    size = f"{_count(len(after.files), 'file')}, {human_bytes(after.size)}"
-    if before is None:
-        commit = f"{after.commit[:12]}, " if after.commit else ""
-        return f"{style.green('+')} {name}  {commit}{size}"
-    return f"{style.yellow('~')} {name}  {_moved(before, after)}, {size}"
-
-
-def _moved(before: Artifact, after: Artifact) -> str:
-    if before.commit != after.commit and before.commit and after.commit:
-        same = " (same files)" if before.files == after.files else ""
-        return f"{before.commit[:12]} -> {after.commit[:12]}{same}"
-    return f"{before.files[0].sha256[:12]} -> {after.files[0].sha256[:12]}"
+        return f"{style.red('-')} {shown}  dropped"
+    commit = f"{after.commit[:12]}, " if after.commit else ""
+    return f"{style.green('+')} {shown}  {commit}{_count(len(after.files), 'file')}, {human_bytes(after.size)}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,7 +97,10 @@ def test_upgrade_shows_the_old_and_the_new_commit(run: Run, server: Hub):
     new = server.add("owner/far", {"far-Q4_K_M.gguf": OTHER})[:12]
     assert text(run()) == "The lock is up to date: 2 artifacts."
     done = run("--upgrade", "far")
-    assert text(done).startswith(f"~ {FAR_ID}  {old} -> {new}, 1 file, ")
+    head, row, file, *_ = text(done).splitlines()
+    assert head.split() == ["ARTIFACT", "LOCKED", "NOW", "FILES", "FETCH"]
+    assert row.startswith(f"{FAR_ID}  {old}  {new}  1 of 1  ")
+    assert file.startswith("  ~ far-Q4_K_M.gguf  ")
     (change,) = done.data["changes"]  # type: ignore[misc]
     assert change["id"] == FAR_ID and change["after"]["bytes"] == len(OTHER)  # type: ignore[index, call-overload]
 
@@ -105,13 +109,14 @@ def test_upgrade_of_a_local_file_shows_its_hashes(run: Run, folder: Path):
     run("near")
     (folder / "near.gguf").write_bytes(OTHER)
     assert text(run("near")) == "The lock is up to date: 1 artifact."
-    assert " -> " in text(run("--upgrade", "near"))
+    old, new = (hashlib.sha256(content).hexdigest()[:12] for content in (NEAR, OTHER))
+    assert f"path=near.gguf  {old}  {new}  1 of 1" in text(run("--upgrade", "near"))
 
 
 def test_a_commit_with_the_same_files_says_so(run: Run, server: Hub):
     run()
     server.add("owner/far", {"far-Q4_K_M.gguf": FAR, "README.md": b"new"})
-    assert "(same files)" in text(run("--upgrade"))
+    assert text(run("--upgrade")).splitlines()[1].split()[3] == "same"
 
 
 def test_check_exits_66_until_the_lock_is_complete(run: Run, folder: Path):
