@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from lmctl.errors import Problem, escape
 from lmctl.record import NOTHING, record
@@ -38,11 +39,11 @@ class Rules:
     managed: Mapping[str, str]
     secret: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def flags(self) -> dict[str, int]:
         return {flag: values for group in self.groups for flag, values in group.flags.items()}
 
-    @property
+    @cached_property
     def env(self) -> frozenset[str]:
         return frozenset(name for group in self.groups for name in group.env)
 

@@ -12,13 +12,12 @@ from lmctl.config.names import same_name
 from lmctl.config.positions import Path
 from lmctl.config.values import port_range
 from lmctl.errors import Place, Problem, escape
-from lmctl.spec import Hardware
 
 _PLAIN_CACHE = ("f32", "f16", "bf16")
 
 
-def profile(name: str, composed: Composed, hardware: Hardware | None, *, whole: bool = True) -> Iterator[Problem]:
-    """Yield what is wrong with one profile, as it is where its overlays hold; `hardware` only for this machine.
+def profile(name: str, composed: Composed, systems: frozenset[str], *, whole: bool = True) -> Iterator[Problem]:
+    """Yield what is wrong with one profile, as it is where its overlays hold; `systems` are those of such machines.
 
     Of a profile that is not `whole` nothing is said that a key which was left out could have prevented.
     """
@@ -40,7 +39,7 @@ def profile(name: str, composed: Composed, hardware: Hardware | None, *, whole: 
     if keys.get("cache_type_v", "f16") not in _PLAIN_CACHE and keys.get("flash_attn") is False:
         what = "a quantized cache_type_v needs flash attention"
         yield Problem("E-CONFLICT", what, "remove `flash_attn = false`", place_of(composed, "cache_type_v"))
-    if hardware and composed.backend == "vllm" and hardware.os == "darwin":
+    if composed.backend == "vllm" and systems == {"darwin"}:
         yield Problem("E-PLATFORM", "backend: vllm does not run on darwin", "use mlx", place_of(composed, "backend"))
     if whole:
         yield from _refused(composed)

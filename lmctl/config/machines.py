@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ from lmctl.config.values import comparison
 from lmctl.spec import Hardware
 
 Block = dict[str, Any]
+Platform = tuple[str, str, str]  # os, arch, accelerator
 CONDITIONS = ("os", "arch", "accelerator", "host", "memory", "gpu_memory")
 _ARCHES = ("x86_64", "arm64")
 _PLATFORMS = (
@@ -33,19 +34,30 @@ def here(blocks: Sequence[Block], hardware: Hardware) -> int:
     return mask & _memory(blocks, "memory", hardware.ram) & _memory(blocks, "gpu_memory", sum(hardware.gpus))
 
 
-def anywhere(blocks: Sequence[Block]) -> frozenset[int]:
-    """Return every set of blocks that some machine satisfies together, as bits."""
+def anywhere(blocks: Sequence[Block]) -> Mapping[int, tuple[Platform, ...]]:
+    """Return every set of blocks that some machine satisfies together, as bits, and the platforms of such machines."""
     if not blocks:
-        return frozenset([0])
-    platforms = _PLATFORMS if _asked(blocks, "os", "arch", "accelerator", "gpu_memory") else _PLATFORMS[:1]
-    gpu_sizes = _sizes(blocks, "gpu_memory")
-    devices = {
-        _platform(blocks, platform) & _memory(blocks, "gpu_memory", size)
-        for platform in platforms
-        for size in ((0,) if platform[2] == "none" else gpu_sizes)
-    }
+        return {0: _PLATFORMS}
     memory = {_memory(blocks, "memory", size) for size in _sizes(blocks, "memory")}
-    return frozenset(a & b & c for a in devices for b in memory for c in _hosts(blocks))
+    rest = {a & b for a in memory for b in _hosts(blocks)}
+    found: dict[int, dict[Platform, None]] = {}
+    for mask, platforms in _devices(blocks).items():
+        for other in rest:
+            found.setdefault(mask & other, {}).update(platforms)
+    return {mask: tuple(platforms) for mask, platforms in found.items()}
+
+
+def _devices(blocks: Sequence[Block]) -> Mapping[int, dict[Platform, None]]:
+    """Return which blocks hold as far as platforms and their GPUs decide, each set with its platforms."""
+    if not _asked(blocks, "os", "arch", "accelerator", "gpu_memory"):
+        return {(1 << len(blocks)) - 1: dict.fromkeys(_PLATFORMS)}
+    found: dict[int, dict[Platform, None]] = {}
+    gpu_sizes = _sizes(blocks, "gpu_memory")
+    for platform in _PLATFORMS:
+        for size in (0,) if platform[2] == "none" else gpu_sizes:
+            mask = _platform(blocks, platform) & _memory(blocks, "gpu_memory", size)
+            found.setdefault(mask, {})[platform] = None
+    return found
 
 
 def _asked(blocks: Sequence[Block], *keys: str) -> bool:
@@ -60,7 +72,7 @@ def _listed(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def _platform(blocks: Sequence[Block], platform: tuple[str, str, str]) -> int:
+def _platform(blocks: Sequence[Block], platform: Platform) -> int:
     wanted = tuple(zip(("os", "arch", "accelerator"), platform, strict=True))
     return _bits(all(key not in block or value in _listed(block[key]) for key, value in wanted) for block in blocks)
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lmctl.all_backends import BACKENDS
-from lmctl.config import check, inert
-from lmctl.config.compose import Composed, Sources, compose, gather
+from lmctl.config import check, inert, variants
+from lmctl.config.compose import Composed, Sources, gather
 from lmctl.config.judge import judge
 from lmctl.config.kinds import PERMISSIONS
 from lmctl.config.layers import Inputs, Layer
-from lmctl.config.machines import anywhere, here
-from lmctl.config.make import Maker, place_of
+from lmctl.config.make import Maker
 from lmctl.config.sound import Sound, leave_out
 from lmctl.config.values import byte_count, duration, port_range
+from lmctl.config.variants import Forms
 from lmctl.errors import LmctlError, Place, Problem
 from lmctl.paths import Folders
-from lmctl.record import record, replace
-from lmctl.spec import Declaration, Group, Hardware, Machine, Profile, Wanted
+from lmctl.record import record
+from lmctl.spec import Declaration, Group, Hardware, Machine, Profile
 
 
 @record
@@ -47,14 +45,17 @@ def resolve(inputs: Inputs, folders: Folders, hardware: Hardware, *, empty: bool
     sources = {name: one for name, one in gather(sound.layers).items() if name not in sound.never}
     if not sources and not problems and not empty:
         raise _nothing(inputs)
-    composed = {name: compose(one, here(one.conditions, hardware)) for name, one in sources.items()}
+    known = {name: variants.forms(one, hardware) for name, one in sources.items()}
+    composed = {name: forms.here for name, forms in known.items()}
     maker = Maker(inputs.folder, folders.home, leads=inputs.leads)
     machine = _machine(sound.machine, folders)
     name = str(inputs.layers[0].tree.get("name"))
     allowed = frozenset(machine.allow.get(name, ()) if sound.trust else PERMISSIONS)
-    problems += _together(inputs, sound, sources, composed, hardware)
-    profiles = _profiles(maker, composed, allowed, hardware)
-    committed, local, asked_by = _variants(maker, sound, sources)
+    problems += _each(known, sound, hardware)
+    problems += _together(inputs, sound, composed)
+    profiles = variants.profiles(maker, composed, allowed, hardware)
+    variants.elsewhere(maker, known)
+    asked = variants.asked(maker, sound, sources, known)
     _refuse([*problems, *maker.problems])
     gateway, prune = (check.Merged(inputs.layers, key).keys for key in ("gateway", "prune"))
     declaration = Declaration(
@@ -62,9 +63,9 @@ def resolve(inputs: Inputs, folders: Folders, hardware: Hardware, *, empty: bool
         folder=inputs.folder,
         file=inputs.file,
         profiles=profiles,
-        variants=committed,
-        local_variants=local,
-        asked_by=asked_by,
+        variants=asked.committed,
+        local_variants=asked.local,
+        asked_by=asked.by,
         groups=_groups(inputs.layers, profiles),
         engine_ports=port_range(gateway.get("engine_ports", "28000-28999")),
         prune_auto=prune.get("auto", True),
@@ -82,15 +83,17 @@ def _nothing(inputs: Inputs) -> LmctlError:
     return LmctlError("E-EMPTY", f"no profiles in {shown}", fix="run `lmctl profile add`", place=Place(shown))
 
 
-def _together(
-    inputs: Inputs,
-    sound: Sound,
-    sources: Mapping[str, Sources],
-    composed: Mapping[str, Composed],
-    hardware: Hardware,
-) -> Iterator[Problem]:
-    """Yield what is wrong with profiles, and between them and the other tables."""
-    yield from _everywhere(sources, sound, hardware)
+def _each(known: Mapping[str, Forms], sound: Sound, hardware: Hardware) -> Iterator[Problem]:
+    """Yield what is wrong with each profile by itself, here and in every form that it takes elsewhere."""
+    for name, forms in known.items():
+        whole = name not in sound.partly
+        yield from check.profile(name, forms.here, frozenset([hardware.os]), whole=whole)
+        for form in forms.elsewhere:
+            yield from check.profile(name, form.composed, form.systems, whole=whole)
+
+
+def _together(inputs: Inputs, sound: Sound, composed: Mapping[str, Composed]) -> Iterator[Problem]:
+    """Yield what is wrong between profiles, and between them and the other tables, on this machine."""
     yield from check.aliases(composed)
     clouds = check.table_names(inputs.layers, "cloud")
     yield from check.references(sound.layers, composed, sound.names, clouds)
@@ -104,86 +107,6 @@ def _refuse(problems: Iterable[Problem]) -> None:
     found = list(dict.fromkeys(problems))
     if found:
         raise LmctlError.of(found)
-
-
-def _everywhere(sources: Mapping[str, Sources], sound: Sound, hardware: Hardware) -> Iterator[Problem]:
-    """Judge each profile for every set of overlays that some machine satisfies."""
-    for name, one in sources.items():
-        mine, whole = here(one.conditions, hardware), name not in sound.partly
-        for mask in sorted({mine, *anywhere(one.conditions)}):
-            yield from check.profile(name, compose(one, mask), hardware if mask == mine else None, whole=whole)
-
-
-def _profiles(
-    maker: Maker, composed: Mapping[str, Composed], allowed: frozenset[str], hardware: Hardware
-) -> tuple[Profile, ...]:
-    """Make the profiles that can run here and ask their backends; what they refuse is refused."""
-    made = []
-    for name, one in composed.items():
-        if not runnable(one):
-            continue
-        profile = replace(maker.profile(name, one), file=_declared_in(one))
-        made.append(profile)
-        if one.backend == "command" and not profile.command:
-            continue  # refused already; its backend has nothing to judge
-        for problem in BACKENDS[one.backend].check(profile, allowed, hardware):
-            maker.problems[_placed(problem, one, maker.folder / "localmodels.toml")] = None
-    return tuple(made)
-
-
-def runnable(composed: Composed) -> bool:
-    """True when the features that the profile needs have landed."""
-    return composed.backend in BACKENDS and "source" not in composed.keys
-
-
-def _declared_in(composed: Composed) -> str:
-    return next((p.layer.file for p in composed.origin.values() if p.path[0] == "profiles"), "")
-
-
-def _placed(problem: Problem, composed: Composed, file: Path) -> Problem:
-    """Give a backend's problem its place: the first word of what it says is the key."""
-    key = problem.what.split(" ")[0].rstrip(":")
-    fix = problem.fix
-    if problem.code == "E-TRUST":
-        fix = f"read it, then run: lmctl trust {shlex.quote(str(file))}"
-    return replace(problem, fix=fix, place=problem.place or place_of(composed, key))
-
-
-Variants = dict[Wanted, None]
-AskedBy = dict[str, tuple[str, ...]]
-
-
-def _variants(
-    maker: Maker, sound: Sound, sources: Mapping[str, Sources]
-) -> tuple[tuple[Wanted, ...], tuple[Wanted, ...], AskedBy]:
-    """Return what any machine could ask for: by the committed files, only by the stronger layers, and who asks."""
-    committed: Variants = {}
-    every: Variants = {}
-    asked_by: dict[str, dict[str, None]] = {}
-    declared = gather([layer for layer in sound.layers if layer.committed])
-    below = {name: one for name, one in declared.items() if name not in sound.never}
-    stronger = {name: one for name, one in sources.items() if one.has_local}
-    for found, those in ((committed, below), (every, stronger)):
-        for name, one in those.items():
-            for mask in sorted(anywhere(one.conditions)):
-                for wanted in _asked(maker, compose(one, mask)):
-                    found[wanted] = None
-                    asked_by.setdefault(wanted.id, {})[name] = None
-    local = tuple(wanted for wanted in every if wanted not in committed)
-    return tuple(committed), local, {wanted: tuple(names) for wanted, names in asked_by.items()}
-
-
-def _asked(maker: Maker, composed: Composed) -> list[Wanted]:
-    """Return every artifact that a profile needs where it is composed like this."""
-    if not runnable(composed):
-        return []
-    draft, loras = maker.draft(composed), maker.lora(composed)
-    parts: list[Any] = [
-        maker.weights(composed),
-        maker.mmproj(composed),
-        *(lora.wanted for lora in loras),
-    ]
-    return [part for part in (*parts, draft.wanted if draft else None) if isinstance(part, Wanted)]
 
 
 def _groups(layers: Sequence[Layer], profiles: Sequence[Profile]) -> tuple[Group, ...]:
