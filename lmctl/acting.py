@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from types import FrameType
+from typing import Literal
 
 from lmctl import adhoc, neighbours, plan
 from lmctl.command import Context
@@ -101,6 +103,41 @@ def _known(declared: list[str], names: list[str]) -> frozenset[str]:
             hint = f"did you mean `{near[0]}`?" if near else f"declared: {', '.join(declared) or 'none'}"
             raise LmctlError("E-USAGE", f"there is no profile '{escape(name, 80)}'", fix=hint)
     return frozenset(names)
+
+
+def repository(context: Context, text: str, command: Literal["download", "start --model"]) -> str:
+    """Return `text` when it is owner/name. Raises E-REPO with what to type instead, where that can be told."""
+    from lmctl.config import names  # only for the commands that take a repository
+
+    try:
+        names.repo(text)
+    except LmctlError as error:
+        flags, fetches, otherwise = _REPOSITORY[command]
+        found, near = names.meant(text), _near_profile(context, text)
+        fix = error.problems[0].fix if found else f"write owner/name as on the Hub{otherwise}"
+        if found and found.keys() <= flags:
+            more = (f" --{key} {shlex.quote(value)}" for key, value in found.items() if key != "model")
+            fix = f"write `lmctl {command} {found['model']}{''.join(more)}`"
+        elif near and not found:
+            fix = f"did you mean `lmctl {fetches} {near}`? On the Hub it is owner/name"
+        raise LmctlError("E-REPO", error.problems[0].what, fix=fix) from error
+    return text
+
+
+# what a command takes of an address, which one does the same for a declared profile, and what else it takes
+_REPOSITORY = {
+    "download": (frozenset(["model", "quant", "file", "revision"]), "apply", ""),
+    "start --model": (frozenset(["model", "quant"]), "start", ", or the path of a file"),
+}
+
+
+def _near_profile(context: Context, text: str) -> str | None:
+    import difflib  # only for mistakes
+
+    with suppress(LmctlError):
+        names = [profile.name for profile in context.declaration(empty=True).profiles]
+        return next(iter(difflib.get_close_matches(text, names, n=1)), None)
+    return None
 
 
 @contextmanager

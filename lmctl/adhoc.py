@@ -97,7 +97,10 @@ def _write(folders: Folders, name: str, content: dict[str, dict[str, Json]]) -> 
 
 
 def name_for(model: str, taken: frozenset[str]) -> str:
-    """Return a profile name made from a file's stem or a repository's name; numbered when it is taken."""
+    """Return a profile name made from a file's stem or a repository's name; numbered when it is in `taken`.
+
+    Names are in lower case, in `taken` as well.
+    """
     stem = Path(model).name.removesuffix(".gguf").removesuffix("-GGUF")
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:50].lower()
     if not base:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock as Mutex
 
-from lmctl.acting import declaration_or_stand_in
+from lmctl.acting import declaration_or_stand_in, repository
 from lmctl.command import Context
 from lmctl.errors import LmctlError
 from lmctl.host import Fetch, Fetched
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> Result:
     """Resolve, fetch and verify; files that are there already are not fetched again."""
+    repository(context, args.repo, "download")
     declaration = declaration_or_stand_in(context)
     current = Session.of(declaration, context.folders, context.host(declaration))
     wanted = _wanted(current, args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lmctl import adhoc
-from lmctl.acting import declaration_or_stand_in, known, reconciling, session, told
+from lmctl.acting import declaration_or_stand_in, known, reconciling, repository, session, told
 from lmctl.arguments import within
 from lmctl.command import Context
 from lmctl.commands.profile import edited
@@ -14,7 +14,7 @@ from lmctl.reconcile import Wish
 from lmctl.resource import Scope
 from lmctl.result import Result
 from lmctl.session import Session
-from lmctl.spec import Json, program_id
+from lmctl.spec import Declaration, Json, program_id
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +53,8 @@ def start(
 def _undeclared(context: Context, args: argparse.Namespace) -> Result:
     """Serve a model that nothing declares; with `--save` it is declared first."""
     found = declaration_or_stand_in(context)
-    name = args.save or adhoc.name_for(args.model, frozenset(profile.name for profile in found.profiles))
     keys = _keys(context, args)
+    name = args.save or adhoc.name_for(str(keys.get("path", args.model)), _taken(found))
     if args.save:
         from lmctl.config_edit import add, located  # tomlkit: only for edits
 
@@ -74,16 +74,28 @@ def _undeclared(context: Context, args: argparse.Namespace) -> Result:
     return result
 
 
+def _taken(found: Declaration) -> frozenset[str]:
+    """Return the names that a model nobody declares cannot have, in lower case."""
+    from lmctl.config.names import RESERVED  # only here
+
+    declared = (name.lower() for profile in found.profiles for name in (profile.name, *profile.aliases))
+    return frozenset((*declared, *RESERVED))
+
+
 def _keys(context: Context, args: argparse.Namespace) -> dict[str, Json]:
     """Return the profile's keys: what exists or looks like a path is one, everything else a repository."""
-    local = context.options.directory / args.model
+    from lmctl.config.names import is_address
+
+    asked: str = args.model
+    local = context.options.directory / (f"{context.folders.home}{asked[1:]}" if asked.startswith("~/") else asked)
+    looks = asked.endswith(".gguf") or asked.startswith((".", "/", "~"))
     keys: dict[str, Json] = {"start": "manual", "protect": True}
-    if local.exists() or args.model.endswith(".gguf") or args.model.startswith((".", "/", "~")):
+    if local.exists() or (looks and not is_address(asked)):
         keys["path"] = str(local.resolve())
-        folder = local.is_dir()
+        whole = local.is_dir() and not any(local.glob("*.gguf"))
     else:
-        keys["model"] = args.model
-        folder = "mlx" in args.model.lower()
-    backend = args.backend or ("mlx" if folder else None)
+        keys["model"] = repository(context, asked, "start --model")
+        whole = "mlx" in asked.lower()
+    backend = args.backend or ("mlx" if whole else None)
     given = {"backend": backend, "quant": args.quant, "port": args.port, "ctx": args.ctx}
     return keys | {key: value for key, value in given.items() if value is not None}

@@ -6,7 +6,7 @@ import ipaddress
 import re
 import unicodedata
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lmctl.config.values import invisible, wrong_type
 from lmctl.errors import LmctlError, escape
@@ -17,6 +17,12 @@ DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{stem}{n}" for stem in ("co
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
 _REPO_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+_HOST = re.compile(r"hf://|(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/")
+_ADDRESS = re.compile(
+    r"(?P<repo>[^/:?#]+/[^/:?#]+)"
+    r"(?:/(?P<kind>blob|resolve|raw|tree)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]*))?)?(?::(?P<quant>[^/:?#]+))?/?"
+)
+_PASSWORD = re.compile(r"://[^/]*@")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 
@@ -56,17 +62,50 @@ def alias(value: object) -> object:
 
 
 def repo(value: object) -> object:
-    """Check `owner/name` as the Hub writes it."""
+    """Check `owner/name` as the Hub writes it; an address of the Hub or of another tool is told in lmctl's words."""
     if not isinstance(value, str):
         raise wrong_type("text", value)
-    parts = value.split("/")
-    bad = len(parts) != 2 or any(
+    if not _is_repo(value):
+        found = meant(value)
+        said = ", ".join(f'{key} = "{escape(text)}"' for key, text in (found or {}).items())
+        fix = f"write {said}" if said else "write owner/name as on the Hub"
+        raise LmctlError("E-REPO", f"{_shown(value)} is no repository", fix=fix)
+    return value
+
+
+def _shown(value: str) -> str:
+    """Return an address for people, without what may be secret in it: a password, or a token in its query."""
+    if _PASSWORD.search(value):
+        return "an address with a password"
+    return f"'{escape(value.partition('?')[0] if is_address(value) else value, 80)}'"
+
+
+def _is_repo(text: str) -> bool:
+    parts = text.split("/")
+    return len(parts) == 2 and not any(
         not _REPO_PART.fullmatch(part) or ".." in part or "--" in part or part.endswith((".", "-", ".git"))
         for part in parts
     )
-    if bad:
-        raise LmctlError("E-REPO", f"'{escape(value, 80)}' is no repository", fix="write owner/name as on the Hub")
-    return value
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text begins as an address of the Hub does."""
+    return _HOST.match(text) is not None
+
+
+def meant(text: str) -> dict[str, str] | None:
+    """Return the keys of a profile that say what an address says, None for what is no address of a repository.
+
+    Addresses are `https://huggingface.co/owner/name/blob/main/file`, `hf.co/owner/name:QUANT`, `owner/name:QUANT`.
+    """
+    host = _HOST.match(text)
+    at = _ADDRESS.fullmatch(re.split("[?#]", text[host.end() :])[0] if host else text)
+    if at is None or not _is_repo(at["repo"]):
+        return None
+    file, revision = (unquote(at[part] or "") for part in ("file", "revision"))
+    keys = {"model": at["repo"], "quant": at["quant"], "file": file if at["kind"] != "tree" else ""}
+    keys["revision"] = revision if revision != "main" else ""
+    return {key: value for key, value in keys.items() if value}
 
 
 def revision(value: object) -> object:
