@@ -82,6 +82,8 @@ class Plan:
     kept: tuple[Kept, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    profiles: tuple[str, ...] | None = None  # that it is about, sorted; None: all
+    exclude: tuple[str, ...] = ()  # those it leaves out, sorted
 
     @property
     def empty(self) -> bool:
@@ -135,6 +137,7 @@ def to_json(plan: Plan) -> dict[str, Json]:
     memory = plan.memory
     return {
         "name": plan.name,
+        "scope": {"profiles": None if plan.profiles is None else [*plan.profiles], "exclude": [*plan.exclude]},
         "fingerprint": plan.fingerprint,
         "changes": changes,
         "summary": dict(summary(plan.changes)),

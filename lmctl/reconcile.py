@@ -80,7 +80,17 @@ def make_plan(case: Case) -> Plan:
     memory, warnings = memory_verdict(case)
     notes = (*artifact.note(case), *program.notes(case))
     warnings = (*case.declaration.warnings, *warnings, *program.held(case, changes), *_without_effect(case))
-    return Plan(case.declaration.name, _fingerprint(case, changes), changes, memory, kept, notes, warnings)
+    return Plan(
+        name=case.declaration.name,
+        fingerprint=_fingerprint(case, changes),
+        changes=changes,
+        memory=memory,
+        kept=kept,
+        notes=notes,
+        warnings=warnings,
+        profiles=None if case.scope.names is None else tuple(sorted(case.scope.names)),
+        exclude=tuple(sorted(case.scope.exclude)),
+    )
 
 
 def _without_effect(case: Case) -> tuple[Problem, ...]:

@@ -93,12 +93,20 @@ class MemoryEntry(Exact):
     fits: bool | None = Field(description="null: not known for every profile")
 
 
+class ScopeEntry(Exact):
+    """What a plan is about; `apply --plan` takes it from here."""
+
+    profiles: list[str] | None = Field(description="the profiles that were named; null: all")
+    exclude: list[str] = Field(description="the profiles that were left out")
+
+
 class PlanFile(Exact):
     """A plan as `plan --json` prints it in `data` and `plan --out` saves it."""
 
     model_config = ConfigDict(title="lmctl plan")
 
     name: str = Field(description="the declaration's name")
+    scope: ScopeEntry
     fingerprint: str = Field(description="of configuration, lock and observed state")
     changes: list[ChangeEntry] = Field(description="in the order in which they are applied")
     summary: SummaryEntry

@@ -10,12 +10,12 @@ from pathlib import Path
 from lmctl import lockfile, neighbours
 from lmctl.backend import Engine
 from lmctl.errors import LmctlError, escape
-from lmctl.host import Host
+from lmctl.host import Host, Processes
 from lmctl.ledger import Ledger, Memory, Owned
 from lmctl.paths import Folders, make_private, read_regular, remove_left, write_atomic
 from lmctl.record import record, replace
 from lmctl.resource import Case, References, Scope, Stray, World
-from lmctl.resources import content
+from lmctl.resources import content, program
 from lmctl.spec import Declaration, Hardware, Lock
 
 _TEMPLATE_LIMIT = 1 << 20  # bytes of a chat template
@@ -102,11 +102,22 @@ class Session:
         world = replace(case.world, references=References(others), served=_served(case))
         case = replace(case, world=world)
         candidates = [row.path for row, why in content.verdicts(case) if why is None]
-        store = self.host.store
-        held = {path: self.host.processes.holders(Path(path)) for path in candidates}
+        store, ending = self.host.store, program.ending(case)
+        users = {path: self._users(Path(path), ending) for path in candidates}
+        held, let_go = ({path: found[n] for path, found in users.items()} for n in (0, 1))
         linked = frozenset(path for path in candidates if {*store.links(Path(path))} - {*content.own_links(case, path)})
         shared = frozenset(path for path in candidates if store.shared(Path(path)))
-        return replace(case, world=replace(case.world, held=held, linked=linked, shared=shared))
+        return replace(case, world=replace(case.world, held=held, let_go=let_go, linked=linked, shared=shared))
+
+    def _users(self, path: Path, ending: Mapping[int, str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return who has a file open, but for the programs that this run removes first, and these programs.
+
+        Pruning comes last and looks once more: by then they have let go, or their removal failed.
+        """
+        processes = self.host.processes
+        found = {pid: _root(pid, ending, processes) for pid in processes.holders(path)}
+        stay = tuple(pid for pid, root in found.items() if root is None)
+        return stay, tuple(sorted({ending[root] for root in found.values() if root is not None}))
 
     def _engines(self, hardware: Hardware, scope: Scope) -> Mapping[str, Engine | LmctlError | None]:
         found: dict[str, Engine | LmctlError | None] = {}
@@ -166,6 +177,10 @@ def _recorded_folder(record: Path) -> str:
     except ValueError as error:
         what = f"{escape(str(record))} is broken"
         raise LmctlError("E-STATE", what, fix="remove it and apply again") from error
+
+
+def _root(pid: int, roots: Iterable[int], processes: Processes) -> int | None:
+    return next((root for root in roots if processes.descends(pid, root)), None)
 
 
 def _known(owned: Iterable[Owned]) -> Mapping[str, Path]:

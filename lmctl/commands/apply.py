@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lmctl import plan
 from lmctl.acting import known, reconciling, session, told
@@ -16,7 +17,6 @@ from lmctl.reconcile import Wish, make_plan
 from lmctl.resource import Scope
 from lmctl.result import Result
 from lmctl.session import Session
-from lmctl.spec import Json
 
 _PLAN_LIMIT = 16 << 20  # bytes
 
@@ -39,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context, args: argparse.Namespace) -> Result:
     """Apply; return what was done. Exit 3 when only part of it succeeded."""
     current = session(context)
+    saved = _saved(args.plan) if args.plan else None
+    names, exclude = _covered(current, args, saved)
     scope = Scope(
-        names=known(current, args.profiles) or None,
-        exclude=known(current, args.exclude),
+        names=names,
+        exclude=exclude,
         waive_wait=args.prune,
         approved=context.options.yes,
         prune=args.prune or (current.declaration.prune_auto and not args.no_prune),
@@ -50,6 +52,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         if not args.take:
             current.refuse_foreign_name()
         planned = make_plan(current.look(scope))
+        if saved is not None:
+            plan.matches(planned, saved)
         return Result(plan.to_json(planned), lambda style: plan.text(planned, style), planned.warnings)
     wish = Wish(
         command="lmctl apply",
@@ -57,14 +61,34 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         locked=args.locked,
         take=args.take,
         require_fit=args.require_fit,
-        saved=_saved(args.plan, current) if args.plan else None,
+        saved=saved,
     )
     with reconciling(context, current) as (reconciler, seen):
         return told(reconciler.apply(scope, wish), seen)
 
 
-def _saved(name: str, session: Session) -> Mapping[str, Json]:
-    """Return a saved plan. Raises E-FILE, E-USAGE for what is no plan and E-PLAN-STALE for another declaration's."""
+def _covered(
+    current: Session, args: argparse.Namespace, saved: Mapping[str, Any] | None
+) -> tuple[frozenset[str] | None, frozenset[str]]:
+    """Return the profiles that are named, None for all, and those left out: as typed, else as the plan was made for.
+
+    Raises E-USAGE when something else is typed than the plan says, and as `known`.
+    """
+    names, exclude = known(current, args.profiles) or None, known(current, args.exclude)
+    if saved is None:
+        return names, exclude
+    scope = saved["scope"]
+    planned = None if scope["profiles"] is None else frozenset(scope["profiles"])
+    if names not in (None, planned) or (exclude and exclude != frozenset(scope["exclude"])):
+        about = "all profiles" if planned is None else ", ".join(sorted(planned))
+        about += " but " + ", ".join(scope["exclude"]) if scope["exclude"] else ""
+        what = f"the saved plan is about {escape(about)}, and something else is named"
+        raise LmctlError("E-USAGE", what, fix="name none with --plan, or plan again")
+    return planned, frozenset(scope["exclude"])
+
+
+def _saved(name: str) -> Mapping[str, Any]:
+    """Return a saved plan. Raises E-FILE, and E-USAGE for what is no plan."""
     import jsonschema  # only for a plan that comes from outside
 
     from lmctl.schema import schemas
@@ -77,5 +101,5 @@ def _saved(name: str, session: Session) -> Mapping[str, Json]:
         raise LmctlError(
             "E-USAGE", f"{escape(name)} is no saved plan: {why}", fix="make it with `lmctl plan --out`"
         ) from error
-    found: Mapping[str, Json] = content
+    found: Mapping[str, Any] = content
     return found

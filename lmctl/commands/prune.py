@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context, args: argparse.Namespace) -> Result:
     """Run the prune stage alone. A dry run never fails because nothing is declared."""
     current = session(context, empty=True)
+    current.refuse_foreign_name()
     scope = Scope(waive_wait=args.now, only="prune", approved=context.options.yes)
     if args.dry_run:
         planned = make_plan(current.look(scope))

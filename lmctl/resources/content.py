@@ -80,7 +80,8 @@ def changes(case: Case) -> Iterable[Change]:
         if why is None:
             cause = Cause("declared", row.artifact, None)
             size = 0 if row.path in case.world.shared else row.signature.size
-            yield Change("prune", "delete", f"{NAME}:{row.path}", (cause,), free=size, destroys=True)
+            needs = case.world.let_go.get(row.path, ())
+            yield Change("prune", "delete", f"{NAME}:{row.path}", (cause,), free=size, destroys=True, needs=needs)
     for stray, why in stray_verdicts(case):
         if why is None:
             cause = Cause("partial file", "nobody is writing it", None)

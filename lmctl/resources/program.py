@@ -79,12 +79,22 @@ def lifted(case: Case) -> tuple[str, ...]:
 
 
 def _removals(case: Case) -> Iterable[Change]:
-    if not case.scope.whole or not case.declaration.profiles:
-        return
-    declared = {profile.name for profile in case.declaration.profiles}
-    gone = {spec.profile for spec in case.world.daemon.specs.values()} - declared
-    for name in sorted(gone):
+    for name in _removed(case):
         yield Change("serve", "delete", address(name), (Cause("declared", True, None),), destroys=True)
+
+
+def _removed(case: Case) -> list[str]:
+    if not case.scope.whole or not case.declaration.profiles:
+        return []
+    declared = {profile.name for profile in case.declaration.profiles}
+    return sorted({spec.profile for spec in case.world.daemon.specs.values()} - declared)
+
+
+def ending(case: Case) -> Mapping[int, str]:
+    """Return the pid of every program that this run removes, with the program's address."""
+    processes = case.world.daemon.processes
+    found = ((processes.get(program_id(name)), name) for name in _removed(case) if case.scope.only is None)
+    return {process.pid: address(name) for process, name in found if process and process.pid}
 
 
 def _refused(error: LmctlError, spec: ProgramSpec | None) -> Cause:

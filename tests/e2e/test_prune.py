@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from e2e_tools import ask, profile
+from e2e_tools import ask, listening, outcomes, profile
 from weights.hello import hello
+
+from lmctl.hosts.processes import LocalProcesses
 
 REPO, FILE = "org/hello-GGUF", "hello-Q4_K_M.gguf"
 NOW = '[prune]\nafter = "1ms"\n'
@@ -177,6 +179,47 @@ def test_F58_a_hard_link_keeps_its_content(machine, removed):
     machine.run("prune", "--now")
     assert not removed.exists()
     assert mine.read_bytes() == hello("Hello from the Hub.")
+
+
+def test_what_a_removed_profile_served_goes_in_the_run_that_stops_it(machine, hub, port):
+    hub.add(REPO, {FILE: hello("Hello from the Hub.")})
+    machine.hello("A local one.")
+    here = profile("here", path="hello.gguf", port=port())
+    machine.declare(here + profile("hub", model=REPO, quant="Q4_K_M", port=(gone := port())))
+    machine.run("apply")
+    (blob,) = blobs(machine.home)
+    assert LocalProcesses().holders(blob), "the engine has it open: this is what the test is about"
+    machine.declare(here)
+    assert kept(machine, "--now") == ["a program's command names it"], "pruning alone stops nothing"
+    planned = machine.run("apply", "--prune", "--dry-run", "--json").data
+    (change,) = (change for change in planned["changes"] if change["stage"] == "prune")
+    assert (change["address"], change["needs"]) == (f"content:{blob}", ["program:hub"])
+    done = machine.run("apply", "--prune", "--json").data
+    assert outcomes(done) == {"program:hub": "done", f"content:{blob}": "done"}
+    assert (listening(gone), blobs(machine.home)) == (None, [])
+
+
+def test_what_another_process_has_open_as_well_stays_when_its_program_goes(machine, hub, port):
+    hub.add(REPO, {FILE: hello("Hello from the Hub.")})
+    machine.hello("A local one.")
+    here = profile("here", path="hello.gguf", port=port())
+    machine.declare(here + profile("hub", model=REPO, quant="Q4_K_M", port=port()))
+    machine.run("apply")
+    (blob,) = blobs(machine.home)
+    machine.declare(here)
+    with blob.open("rb"):
+        assert outcomes(machine.run("apply", "--prune", "--json").data) == {"program:hub": "done"}
+        assert kept(machine, "--now") == [f"in use by pid {os.getpid()}"]
+
+
+def test_pruning_asks_first_whose_name_it_is(machine, removed):
+    other = machine.home / "other"
+    other.mkdir()
+    for name in ("localmodels.toml", "localmodels.lock", "hello.gguf"):
+        shutil.copy2(machine.folder / name, other / name)
+    for words in (("prune", "--dry-run"), ("prune", "--now"), ("prune", "--now", "--dry-run")):
+        assert "error[E-NAME-TAKEN]" in machine.run("-C", str(other), *words, code=4).err
+    assert removed.exists()
 
 
 def test_a_superseded_revision_goes_and_the_new_one_is_served(machine, hub, port):
