@@ -11,6 +11,22 @@ from lmctl.all_commands import COMMANDS, USAGE, about, load
 from lmctl.errors import LmctlError, escape
 from lmctl.text import width
 
+# what other tools call it: near in meaning, not in letters
+ELSEWHERE = {
+    **dict.fromkeys(("run", "serve", "launch"), "start"),
+    **dict.fromkeys(("ps", "list", "ls"), "status"),
+    **dict.fromkeys(("pull", "fetch", "get"), "download"),
+    **dict.fromkeys(("rm", "remove", "delete"), "profile remove"),
+    **dict.fromkeys(("add", "create"), "profile add"),
+    **dict.fromkeys(("up", "sync", "install"), "apply"),
+    "kill": "stop",
+    "check": "validate",
+    "diff": "plan",
+    "show": "config",
+    "new": "init",
+    "version": "--version",
+}
+
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
     """Knows its width: argparse would import every compression there is to find the terminal's."""
@@ -81,14 +97,20 @@ def parse(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
         raise Asked(about(["--version" if first.version else "--help"])[0])
     if name is None:
         raise LmctlError("E-USAGE", "name a command", fix="see `lmctl --help`")
+    if name == "help":
+        return parse([*first.rest, "--help"])
     if name not in COMMANDS:
-        import difflib  # only for mistakes
-
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "see `lmctl --help`"
-        raise LmctlError("E-USAGE", f"there is no command '{escape(name, 80)}'", fix=hint)
+        raise _no_command(name)
     rest = ["--help", *first.rest] if first.help else first.rest
     return name, _merged(first, command_parser(name).parse_args(rest))
+
+
+def _no_command(name: str) -> LmctlError:
+    import difflib  # only for mistakes
+
+    meant = ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, COMMANDS, n=1)), None)
+    hint = f"did you mean `{meant}`?" if meant else "see `lmctl --help`"
+    return LmctlError("E-USAGE", f"there is no command '{escape(name, 80)}'", fix=hint)
 
 
 def _top() -> Parser:

@@ -6,7 +6,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from lmctl.all_commands import COMMANDS
-from lmctl.arguments import Asked, parse
+from lmctl.arguments import ELSEWHERE, Asked, parse
 from lmctl.errors import LmctlError
 
 GLOBAL = ["-C", "x", "--config", "y", "--set", "defaults.ctx=512", "--json", "-q", "--color", "never", "--offline"]
@@ -66,6 +66,38 @@ def test_global_flags_add_up_when_given_on_both_sides():
 )
 def test_a_mistyped_command_is_told_with_the_near_miss(typed: str, meant: str):
     assert refused(typed) == f"error[E-USAGE]: there is no command '{typed}' — did you mean `{meant}`?"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        *[("run", "start"), ("serve", "start"), ("ps", "status"), ("list", "status"), ("ls", "status")],
+        *[("pull", "download"), ("rm", "profile remove"), ("version", "--version")],
+    ],
+)
+def test_a_word_of_another_tool_is_told_with_the_command_of_ours(typed: str, meant: str):
+    assert refused(typed, "x") == f"error[E-USAGE]: there is no command '{typed}' — did you mean `{meant}`?"
+
+
+def test_words_of_other_tools_are_none_of_ours_and_lead_to_ours():
+    assert not ELSEWHERE.keys() & COMMANDS.keys()
+    assert {meant.split()[0] for meant in ELSEWHERE.values()} <= {*COMMANDS, "--version"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["help"], "usage: lmctl [-C DIR]"),
+        (["--json", "help"], "usage: lmctl [-C DIR]"),
+        (["help", "plan"], "usage: lmctl plan "),
+        (["help", "profile", "set"], "usage: lmctl profile set "),
+    ],
+)
+def test_help_is_a_word_as_well(argv: list[str], shown: str):
+    with pytest.raises(Asked) as asked:
+        parse(argv)
+    assert asked.value.text.startswith(shown)
+    assert "did you mean `status`?" in refused("help", "ps")
 
 
 def test_I71_a_command_like_none_points_to_the_help():
