@@ -14,7 +14,8 @@ from lmctl.host import Hub, Listing, RemoteFile
 from lmctl.lock_reader import MAX_FILE_SIZE, is_commit, is_sha256
 from lmctl.lockfile import in_order
 from lmctl.paths import open_regular
-from lmctl.selection import select, select_tree, shard_names
+from lmctl.selection import select, select_tree
+from lmctl.shards import shard_names
 from lmctl.source import Source, open_local
 from lmctl.spec import Artifact, LockedFile, Role, Shape, Wanted
 
@@ -173,7 +174,12 @@ def _local_gguf(folder: Path, chosen: Sequence[tuple[str, Role]]) -> Shape:
 
 def _local_tree(folder: Path, role: Role, remote_code: bool) -> tuple[list[tuple[str, Role]], Shape]:
     """Choose among the files of a folder; the engine will see all of them, so all of them are checked."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    for path in (Path(entry) for entry in entries if not entry.is_file() and not entry.is_dir()):
+        if path.exists():
+            what = f"{escape(str(path))} is neither a file nor a folder"
+            raise LmctlError("E-FILE", what, fix="remove it: an engine that opens it may wait for ever")
+    names = [entry.name for entry in entries if entry.is_file()]
     found = [RemoteFile(name, (folder / name).stat().st_size, None, "") for name in names]
     chosen = [(file.path, kind) for file, kind in select_tree(found, role, str(folder))]
     with ExitStack() as stack:

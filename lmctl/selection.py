@@ -11,6 +11,7 @@ from lmctl.errors import LmctlError, escape
 from lmctl.host import Listing, RemoteFile
 from lmctl.lock_reader import stays_inside
 from lmctl.record import record
+from lmctl.shards import SHARD
 from lmctl.spec import Role, Wanted
 
 Chosen = tuple[RemoteFile, Role]
@@ -18,7 +19,6 @@ Chosen = tuple[RemoteFile, Role]
 _LISTED = 5  # names shown in an error
 _DEFAULT_TAGS = ("Q4_K_M", "Q8_0")  # llama.cpp's own order when no quant is asked for
 _PROJECTOR_TAGS = ("F16", "BF16", "Q8_0")  # every engine reads F16; the others are what repositories hold beside it
-_SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.gguf|\.safetensors)", re.I)
 _TAG = re.compile(
     r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q|TQ)\d[A-Z0-9_]*|BF16|FP?16|FP?32|MXFP4\w*|NVFP4)(?![A-Za-z0-9])", re.I
 )
@@ -43,7 +43,7 @@ class _Model:
 
     @property
     def stem(self) -> str:
-        found = _SHARD.fullmatch(self.name)
+        found = SHARD.fullmatch(self.name)
         return found["prefix"] if found else self.name.rpartition(".")[0]
 
 
@@ -134,7 +134,7 @@ def _models(files: Iterable[RemoteFile]) -> list[_Model]:
     """Return the models that files make up, in the order of their first file."""
     models: dict[tuple[str, str], _Model] = {}
     for file in files:
-        found = _SHARD.fullmatch(file.path)
+        found = SHARD.fullmatch(file.path)
         key = (found["prefix"], found["total"]) if found else (file.path, "")
         number, total = (int(found["number"]), int(found["total"])) if found else (1, 1)
         models.setdefault(key, _Model(file.path, {}, total)).shards[number] = file
@@ -252,12 +252,3 @@ def _listed(names: Iterable[str], limit: int = _LISTED) -> str:
     shown = [escape(name) for name in names]
     more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
     return ", ".join(shown[:limit]) + more
-
-
-def shard_names(path: str) -> tuple[str, ...]:
-    """Return the paths of all shards of the set that `path` belongs to, in order; `path` alone when it is no shard."""
-    found = _SHARD.fullmatch(path)
-    if found is None:
-        return (path,)
-    prefix, total, suffix = found["prefix"], found["total"], found["suffix"]
-    return tuple(f"{prefix}-{number:05}-of-{total}{suffix}" for number in range(1, int(total) + 1)) or (path,)

@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "code_docs"),
     ("paths", "spec"),
     ("launch", "embedded"),
-    ("mutex", "source", "adhoc", "allowlist"),
+    ("mutex", "source", "adhoc", "allowlist", "shards"),
     ("gguf", "safetensors", "fit"),
     ("backend",),
     ("backends",),

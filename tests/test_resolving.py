@@ -242,6 +242,8 @@ def test_a_local_folder_is_what_an_engine_reads_of_it(tmp_path: Path, hub: Huggi
     assert found.shape["architecture"] == "qwen3"
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     assert refused(local(folder, tmp_path), hub).code == "E-PICKLE"
+    os.mkfifo(folder / "generation_config.json")
+    assert refused(local(folder, tmp_path), hub).code == "E-FILE"
 
 
 def test_a_local_adapter_needs_no_model_of_its_own(tmp_path: Path, hub: HuggingFace):

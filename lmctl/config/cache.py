@@ -14,8 +14,9 @@ from typing import Any
 from lmctl import __version__
 from lmctl.config import codec
 from lmctl.config.find import Request, included
+from lmctl.config.reach import reach
 from lmctl.errors import LmctlError, Place
-from lmctl.paths import Folders, make_private, read_regular, real_path, write_atomic
+from lmctl.paths import Folders, make_private, read_regular, write_atomic
 from lmctl.spec import Declaration, Hardware
 
 _SHAPE = 2  # of an entry
@@ -78,7 +79,8 @@ def _unchanged(kept: Mapping[str, Any], file: Path) -> bool:
                 return False
         elif sha256(read_regular(Path(name), _INPUT_LIMIT)).hexdigest() != digest:
             return False
-    if any(real_path(name) != real for name, real in kept["leads"].items()):
+    root = str(file.parent)
+    if any(reach(path, root) != leads for path, leads in kept["leads"].items()):
         return False
     listing: list[str] = kept["listing"]
     return list(included(file.parent, kept["patterns"], Place(file.name))) == listing

@@ -68,7 +68,7 @@ class Inputs:
     patterns: tuple[str, ...] = ()
     listing: tuple[str, ...] = ()
     hashes: dict[str, str | None] = field(default_factory=dict)  # absolute path -> sha256; None: not there
-    leads: dict[str, str] = field(default_factory=dict)  # path that a committed file names -> where it really is
+    leads: dict[str, dict[str, str]] = field(default_factory=dict)  # path that a committed file names -> its `reach`
     problems: list[Problem] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)  # profiles whose file could not be read
     machine_unread: bool = False

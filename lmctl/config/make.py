@@ -10,15 +10,17 @@ from typing import Any
 
 from lmctl.all_backends import BACKENDS
 from lmctl.config.compose import Composed
+from lmctl.config.reach import NEITHER, holds, reach
 from lmctl.config.values import byte_count, duration
-from lmctl.errors import Place, Problem, escape
-from lmctl.paths import real_path
+from lmctl.errors import LmctlError, Place, Problem, escape
 from lmctl.spec import Draft, Format, Lora, Profile, Role, Settings, Wanted
 
 _PLAIN = ["ctx", "parallel", "gpu_layers", "cache_type_k", "cache_type_v", "batch", "ubatch", "load_mode", "cpu_moe"]
 _PLAIN += ["embeddings", "rerank", "pooling", "dtype", "quantization", "tensor_parallel", "pipeline_parallel"]
 _PLAIN += ["gpu_memory_utilization"]
 _TEMPLATE_FILES = (".jinja", ".jinja2", ".j2", ".txt")
+
+Finding = tuple[str, str, str]  # code, text and fix of what is wrong
 
 
 @dataclass
@@ -28,9 +30,10 @@ class Maker:
     folder: Path  # of the declaration, real
     home: Path
     problems: dict[Problem, None] = field(default_factory=dict)
-    leads: dict[str, str] = field(default_factory=dict)  # committed path -> the real one; a link may change later
+    leads: dict[str, dict[str, str]] = field(default_factory=dict)  # committed path -> its `reach`, which may change
+    _found: dict[tuple[Path, str], tuple[Path, Finding | None]] = field(default_factory=dict)
 
-    def refuse(self, composed: Composed, key: str, problem: tuple[str, str, str]) -> None:
+    def refuse(self, composed: Composed, key: str, problem: Finding) -> None:
         """Note code, text and fix of what is wrong with `key`."""
         code, what, fix = problem
         self.problems[Problem(code, what, fix, place_of(composed, key))] = None
@@ -148,17 +151,33 @@ class Maker:
         if not layer.committed:
             text = str(self.home) + text[1:] if text == "~" or text.startswith("~/") else text
             return Path(os.path.normpath(layer.folder / text))
-        path = os.path.normpath(layer.folder / text)
-        real = self.leads[path] = real_path(path)
-        named_inside = not text.startswith(("/", "~")) and self._holds(path)
-        if not named_inside or not self._holds(real):
-            link = "is a link that " if named_inside else ""
-            what = f"{key}: '{escape(text, 80)}' {link}leads out of the declaration's folder"
-            self.refuse(composed, key, ("E-PATH", what, "declare it in localmodels.local.toml"))
-        return Path(path)
+        asked = (layer.folder, text)  # by every form of a profile
+        if asked not in self._found:
+            path = os.path.normpath(layer.folder / text)
+            self._found[asked] = Path(path), self._judged(path, text)
+        found, wrong = self._found[asked]
+        if wrong is not None:
+            code, what, fix = wrong
+            self.refuse(composed, key, (code, f"{key}: {what}", fix))
+        return found
 
-    def _holds(self, path: str) -> bool:
-        return os.path.commonpath([path, self.folder]) == str(self.folder)
+    def _judged(self, path: str, text: str) -> Finding | None:
+        """Return what is wrong with a committed path, None when all that it reaches may be opened."""
+        root, elsewhere = str(self.folder), "declare it in localmodels.local.toml"
+        if text.startswith(("/", "~")) or not holds(root, path):
+            return "E-PATH", f"'{escape(text, 80)}' leads out of the declaration's folder", elsewhere
+        try:
+            leads = self.leads[path] = reach(path, root)
+        except LmctlError as error:
+            problem = error.problems[0]
+            return problem.code, problem.what, problem.fix or ""
+        for name, real in sorted(leads.items()):
+            shown = escape(text if name == path else os.path.relpath(name, root), 80)
+            if real == NEITHER:
+                return "E-FILE", f"'{shown}' is neither a file nor a folder", "remove it, or name another path"
+            if not holds(root, real):
+                return "E-PATH", f"'{shown}' is a link that leads out of the declaration's folder", elsewhere
+        return None
 
 
 def names_file(template: str) -> bool:
