@@ -14,6 +14,7 @@ from lmctl.host import Hub, Listing
 from lmctl.record import NOTHING, record, replace
 from lmctl.resolving import hashed, resolve
 from lmctl.spec import Artifact, Declaration, Lock, Wanted
+from lmctl.text import human_id
 
 _AT_ONCE = 4  # artifacts resolved side by side: local files are hashed while the Hub is asked
 
@@ -70,13 +71,14 @@ def check(lock: Lock, wanted: Iterable[Wanted]) -> list[Problem]:
     """
     asked = unique(wanted)
     problems = [
-        Problem("E-LOCK-STALE", f"{escape(one.id)} is not locked", "run `lmctl lock`")
+        Problem("E-LOCK-STALE", f"{escape(human_id(one.id))} is not locked", "run `lmctl lock`")
         for one in asked
         if not _holds(lock, one)
     ]
     unasked = sorted(lock.artifacts.keys() - {one.id for one in asked})
     problems += [
-        Problem("W-STALE", f"nothing asks for {escape(name)}", "drop it with `lmctl lock --prune`") for name in unasked
+        Problem("W-STALE", f"nothing asks for {escape(human_id(name))}", "drop it with `lmctl lock --prune`")
+        for name in unasked
     ]
     return problems
 
@@ -92,7 +94,7 @@ def check_local(lock: Lock, wanted: Iterable[Wanted]) -> list[Problem]:
         for file in artifact.files:
             content = folder / file.path
             if content.exists() and hashed(content) != (file.size, file.sha256):
-                what = f"{escape(file.path)} of {escape(one.id)} is not the file that is locked"
+                what = f"{escape(file.path)} of {escape(human_id(one.id))} is not the file that is locked"
                 problems.append(Problem("E-LOCK-STALE", what, "lock it anew with `lmctl lock --upgrade PROFILE`"))
     return problems
 
@@ -109,7 +111,7 @@ def unique(wanted: Iterable[Wanted]) -> list[Wanted]:
 def named(problem: Problem, name: str) -> Problem:
     """Say which artifact it is about where the problem itself does not name its repository or path."""
     plain = name.removeprefix("path=").partition("@")[0]
-    what = problem.what if plain in problem.what else f"{escape(name)}: {problem.what}"
+    what = problem.what if plain in problem.what else f"{escape(human_id(name))}: {problem.what}"
     return replace(problem, what=what, change=f"lock:{name}")
 
 

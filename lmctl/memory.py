@@ -24,7 +24,8 @@ def memory_verdict(case: Case) -> tuple[fit.Verdict, tuple[Problem, ...]]:
     if verdict.fits is not False:
         return verdict, ()
     largest = ", ".join(
-        f"{name} {human_bytes(size)}" for name, size in sorted(verdict.need.items(), key=lambda item: -item[1])
+        f"{name} {human_bytes(size) if size else 'unknown'}"
+        for name, size in sorted(verdict.need.items(), key=lambda item: -item[1])
     )
     gpu = f" and {human_bytes(sum(verdict.gpu))} on GPUs" if verdict.gpu else ""
     what = f"{human_bytes(verdict.total)} are needed ({largest}), {human_bytes(verdict.ram)}{gpu} may be used"
@@ -43,6 +44,6 @@ def _need(case: Case, profile: Profile) -> fit.Need | None:
     if profile.weights is None:
         return fit.Need(0, known=False, note="nothing is known about the memory of a command")
     if artifacts[0] is None:
-        return fit.Need(0, known=False, note="not locked: its size is not known")
+        return fit.Need(0, known=False, note="not known before it is locked")
     size = sum(artifact.size for artifact in known)
     return fit.need(artifacts[0].shape, BACKENDS[profile.backend].FORMAT, size, profile.settings)

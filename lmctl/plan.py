@@ -11,12 +11,13 @@ from lmctl.errors import LmctlError, Problem, escape
 from lmctl.fit import Verdict
 from lmctl.record import record
 from lmctl.spec import Json
-from lmctl.text import PLAIN, Style, human_bytes
+from lmctl.text import PLAIN, Style, human_bytes, human_id
 
 Verb = Literal["create", "update", "restart", "delete"]
 Stage = Literal["lock", "fetch", "serve", "prune"]
 
 STAGES: tuple[Stage, ...] = ("lock", "fetch", "serve", "prune")
+_LOCK_FIRST = "what follows is planned once that is locked: `lmctl lock` locks alone, `lmctl apply` does it all"
 _SYMBOLS: Mapping[Verb, str] = {"create": "+", "update": "~", "restart": "↻", "delete": "-"}
 
 
@@ -166,8 +167,9 @@ def text(plan: Plan, style: Style = PLAIN, *, prune: bool = False) -> str:
     elif plan.kept:
         total = human_bytes(sum(kept.size for kept in plan.kept))
         lines += ["", style.dim(f"note: {total} that nothing declares stay for now (lmctl prune --dry-run says why)")]
-    if plan.notes:
-        lines += ["", *(style.dim(f"note: {note}") for note in plan.notes)]
+    notes = (*plan.notes, *([_LOCK_FIRST] if any(change.stage == "lock" for change in plan.changes) else []))
+    if notes:
+        lines += ["", *(style.dim(f"note: {note}") for note in notes)]
     if plan.changes:
         lines += ["", _summary_line(plan, style)]
     lines += _memory_lines(plan.memory)
@@ -181,7 +183,7 @@ def _kept_line(kept: Kept, style: Style) -> str:
 
 def _change_line(change: Change, style: Style) -> str:
     paint = {"create": style.green, "update": style.yellow, "restart": style.yellow, "delete": style.red}[change.verb]
-    parts = [f"{paint(f'{_SYMBOLS[change.verb]} {change.word:<7}')} {style.bold(change.address)}"]
+    parts = [f"{paint(f'{_SYMBOLS[change.verb]} {change.word:<7}')} {style.bold(human_id(change.address))}"]
     if change.cause:
         parts.append("(" + ", ".join(cause.told(change.verb) for cause in change.cause) + ")")
     if change.download:
@@ -193,10 +195,11 @@ def _change_line(change: Change, style: Style) -> str:
 
 def _summary_line(plan: Plan, style: Style) -> str:
     count = summary(plan.changes)
-    unknown = any(change.download is None for change in plan.changes)
-    down = human_bytes(count["download"]) if not unknown else "what the lock will name"
+    down = f"{human_bytes(count['download'])} to download"
+    if any(change.download is None for change in plan.changes):
+        down = f"at least {down}" if count["download"] else "not yet known how much to download"
     head = ", ".join(f"{count[word]} to {word}" for word in ("add", "change", "restart", "remove"))
-    return f"{style.bold('Plan:')} {head}; {down} to download, {human_bytes(count['free'])} to free."
+    return f"{style.bold('Plan:')} {head}; {down}, {human_bytes(count['free'])} to free."
 
 
 def _memory_lines(memory: Verdict) -> list[str]:
@@ -204,11 +207,18 @@ def _memory_lines(memory: Verdict) -> list[str]:
         return []
     word = {True: "fits", False: "does not fit", None: "not known whether it fits"}[memory.fits]
     gpu = f" and {human_bytes(sum(memory.gpu))} on GPUs" if memory.gpu else ""
-    head = f"{human_bytes(memory.total)} of {human_bytes(memory.ram)}{gpu} for {len(memory.need)} running together"
-    lines = [f"Memory: {head}: {word}."]
+    least = "at least " if 0 in memory.need.values() else ""  # what is not known counts as nothing
+    head = f"{least}{human_bytes(memory.total)} of {human_bytes(memory.ram)}{gpu} for {_together(memory)}: {word}."
+    if not memory.total:
+        head = f"not known for {_together(memory)}; {human_bytes(memory.ram)}{gpu} may be used."
+    lines = [f"Memory: {head}"]
     if memory.fits is not True:
-        lines += [f"  {name}: {human_bytes(size)}" for name, size in sorted(memory.need.items())]
+        lines += [f"  {name}: {human_bytes(size)}" for name, size in sorted(memory.need.items()) if size]
     return lines + [f"  {escape(note)}" for note in memory.notes]
+
+
+def _together(memory: Verdict) -> str:
+    return f"{len(memory.need)} running together"
 
 
 def _shown(value: Json, verb: Verb) -> str:

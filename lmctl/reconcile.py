@@ -19,6 +19,7 @@ from lmctl.resource import Case, Outcome, Run, Scope
 from lmctl.resources import artifact, content, program, weights
 from lmctl.session import Session
 from lmctl.spec import Json, Profile, program_id
+from lmctl.text import human_id
 
 State = Literal["done", "failed", "blocked", "not started"]
 # locks what the case lacks, writes the lock files and returns the error of each artifact that could not be locked
@@ -153,7 +154,7 @@ class Reconciler:
             plan.matches(planned, wish.saved)
         missing = [change for change in planned.changes if change.stage == "lock"]
         if missing and wish.locked:
-            names = ", ".join(change.address.partition(":")[2] for change in missing)
+            names = ", ".join(human_id(change.address).partition(":")[2] for change in missing)
             raise LmctlError("E-LOCK-STALE", f"the lock lacks {names}", fix="run `lmctl lock` and commit the lock file")
         if self._session.host.stop.is_set():
             raise KeyboardInterrupt  # nothing is begun: not even the lock is asked for

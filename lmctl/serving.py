@@ -16,6 +16,7 @@ from lmctl.record import replace
 from lmctl.resource import Case, Outcome, Run
 from lmctl.resources import weights
 from lmctl.spec import Health, Process, program_id
+from lmctl.text import human_id
 
 _CRASHED = 75  # the launcher's own exit status after too many starts
 _LAST_WORDS = 4096  # bytes of the log that are looked at when a program dies
@@ -66,7 +67,7 @@ def _obstacle(change: Change, want: Desired | None, case: Case, run: Run, leavin
         return None
     for wanted in want.profile.artifacts:
         if not weights.verified(case, wanted.id):
-            what = f"the weights of {want.profile.name} are not verified: {escape(wanted.id)}"
+            what = f"the weights of {want.profile.name} are not verified: {escape(human_id(wanted.id))}"
             return LmctlError("E-HASH", what, fix="run `lmctl apply` again")
     try:
         run.host.engines.check(want.profile.backend, want.spec.argv, Path(want.spec.cwd))

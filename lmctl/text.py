@@ -64,6 +64,11 @@ def human_bytes(count: float) -> str:
     raise AssertionError
 
 
+def human_id(artifact: str) -> str:
+    """Return an artifact's id or address as people read it: without the colon that no quant follows."""
+    return artifact.removesuffix(":")
+
+
 def human_time(seconds: float) -> str:
     """Return a duration as people read it: 8s, 3m 20s, 5h 2m, 4d 1h."""
     whole = round(seconds)

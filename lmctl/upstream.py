@@ -12,7 +12,7 @@ from lmctl.record import record
 from lmctl.resolving import listed
 from lmctl.selection import select
 from lmctl.spec import Artifact, Json, LockedFile, Wanted
-from lmctl.text import Style, human_bytes, table
+from lmctl.text import Style, human_bytes, human_id, table
 
 State = Literal["current", "moved", "same files", "pinned", "not locked"]
 
@@ -101,7 +101,7 @@ def told(found: Iterable[Moved], style: Style) -> str:
     rows = [["ARTIFACT", "LOCKED", "NOW", "FILES", "FETCH"], *(_row(move) for move in moves)]
     lines = []
     for move in (move for move in moves if move.changed):
-        lines += [style.bold(escape(move.id))] if len(moves) > 1 else []
+        lines += [style.bold(escape(human_id(move.id)))] if len(moves) > 1 else []
         lines += [_line(*file, style) for file in move.changed]
     return table(rows, style) + "".join(f"{line}\n" for line in lines)
 
@@ -110,7 +110,7 @@ def _row(move: Moved) -> list[str]:
     before, after = move.before, move.after or move.before
     files = f"{len(move.changed)} of {len(after.files)}" if after and move.changed else "same"
     locked, now = (side.mark[:12] if side else "-" for side in (before, after))
-    return [escape(move.id), locked, now, files, human_bytes(move.fetch) if move.fetch else "-"]
+    return [escape(human_id(move.id)), locked, now, files, human_bytes(move.fetch) if move.fetch else "-"]
 
 
 def _line(path: str, before: int | None, after: int | None, style: Style) -> str:

@@ -57,3 +57,10 @@ def test_too_much_is_a_warning_with_the_needs_the_largest_first():
 def test_what_is_not_locked_is_not_guessed():
     verdict, warnings = memory_verdict(replace(both(), lock=Lock()))
     assert (dict(verdict.need), verdict.fits, warnings) == ({"code": 0, "chat": 0}, None, ())
+
+
+def test_what_is_not_known_is_not_called_zero():
+    small = replace(both(), lock=Lock({CODE.id: CODE}))
+    small = replace(small, world=replace(small.world, hardware=replace(worlds.HARDWARE, ram=8 * GIB)))
+    _, (warning,) = memory_verdict(small)
+    assert "(code 5.0 GiB, chat unknown)" in warning.what

@@ -15,7 +15,7 @@ from lmctl.ledger import Memory
 from lmctl.reconcile import make_plan
 from lmctl.record import replace
 from lmctl.resource import Case, References, Scope
-from lmctl.spec import Lock, Process, Settings, program_id
+from lmctl.spec import Lock, Process, Settings, Wanted, program_id
 
 CODE = artifact("code")
 WEIGHTS = ("missing", "never hashed", "touched", "verified", "not locked")
@@ -105,6 +105,32 @@ def test_a_program_needs_the_weights_that_are_fetched_for_it():
     assert (first.stage, second.stage) == ("fetch", "serve")
     assert second.needs == (first.id,)
     assert first.download == 4 * GIB
+
+
+def test_memory_that_is_not_known_is_not_called_zero():
+    code, chat = profile("code"), profile("chat")
+    text = plan.text(make_plan(case(code, chat)))
+    assert "Memory: not known for 2 running together; 60.0 GiB may be used.\n" in text
+    assert "  chat: not known before it is locked\n" in text and "0 B of" not in text and ": 0 B" not in text
+    text = plan.text(make_plan(case(code, chat, artifacts=(CODE,), here=(CODE,), rows=(owned(CODE),))))
+    assert "Memory: at least 5.0 GiB of 60.0 GiB for 2 running together: not known whether it fits.\n" in text
+    assert "  code: 5.0 GiB\n  chat: not known before it is locked\n" in text
+
+
+def test_the_size_of_a_download_is_not_known_before_the_lock_and_nothing_is_fetched_for_a_local_file():
+    local = Wanted("path=w.gguf", None, None, "", "local")
+    here, there = profile("here", weights=local), profile("there")
+    assert "; 0 B to download, 0 B to free." in plan.text(make_plan(case(here)))
+    assert "; not yet known how much to download, 0 B to free." in plan.text(make_plan(case(here, there)))
+    text = plan.text(make_plan(case(profile("code"), there, artifacts=(CODE,))))
+    assert "; at least 4.0 GiB to download, 0 B to free." in text
+
+
+def test_an_artifact_without_a_quant_ends_without_a_colon():
+    whole = Wanted("org/code@main:", "org/code", "main", "", "gguf")
+    assert "+ create  lock:org/code@main  (asked for by: code)\n" in plan.text(
+        make_plan(case(profile("code", weights=whole)))
+    )
 
 
 def test_weights_that_wait_for_a_start_are_no_change_and_no_failure():

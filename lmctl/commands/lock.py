@@ -15,7 +15,7 @@ from lmctl.progress import Reporter
 from lmctl.result import Result
 from lmctl.session import Session
 from lmctl.spec import Artifact, Json
-from lmctl.text import Style, human_bytes
+from lmctl.text import Style, human_bytes, human_id
 from lmctl.upstream import Moved, Side, told
 
 
@@ -85,7 +85,7 @@ def _text(done: Update, style: Style) -> str:
 
 
 def _line(name: str, after: Artifact | None, style: Style) -> str:
-    shown = style.bold(escape(name))
+    shown = style.bold(escape(human_id(name)))
     if after is None:
         return f"{style.red('-')} {shown}  dropped"
     commit = f"{after.commit[:12]}, " if after.commit else ""

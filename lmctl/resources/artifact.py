@@ -29,8 +29,9 @@ def missing(case: Case, *, waiting: bool) -> dict[str, tuple[str, ...]]:
 def changes(case: Case) -> Iterable[Change]:
     """Yield one change per artifact that has to be locked before anything can be said about it."""
     for artifact_id, profiles in sorted(missing(case, waiting=False).items()):
-        cause = Cause("commit", None, "asked for by " + ", ".join(profiles))
-        yield Change("lock", "create", address(artifact_id), (cause,), download=None)
+        cause = Cause("asked for by", None, ", ".join(profiles))
+        local = artifact_id.startswith("path=")  # it lies here, so nothing is ever fetched for it
+        yield Change("lock", "create", address(artifact_id), (cause,), download=0 if local else None)
 
 
 def note(case: Case) -> tuple[str, ...]:
