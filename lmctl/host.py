@@ -116,6 +116,9 @@ class Store(Protocol):
 
     def signature(self, path: Path) -> Signature | None: ...
 
+    # bytes of a file that an interrupted download left, and that the next one goes on from
+    def received(self, file: LockedFile) -> int: ...
+
     # sha256 of each file, side by side on all cores; None where it cannot be read
     def hashes(self, paths: Sequence[Path], on_progress: OnProgress) -> tuple[str | None, ...]: ...
 

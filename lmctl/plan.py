@@ -39,7 +39,10 @@ class Cause:
 
 @record
 class Change:
-    """One thing to do to one address. `download` and `free` are bytes; None: not known before the lock is."""
+    """One thing to do to one address. `download` and `free` are bytes; None: not known before the lock is.
+
+    `received` are the bytes that an interrupted download left: they are not fetched again.
+    """
 
     stage: Stage
     verb: Verb
@@ -49,6 +52,12 @@ class Change:
     free: int = 0
     destroys: bool = False
     needs: tuple[str, ...] = ()
+    received: int = 0
+
+    @property
+    def whole(self) -> int | None:
+        """The bytes to download as if nothing had been received: a plan stays the same while they arrive."""
+        return None if self.download is None else self.download + self.received
 
     @property
     def id(self) -> str:
@@ -70,6 +79,7 @@ class Kept:
     size: int
     why: str
     artifact: str = ""  # what it was brought for, as far as that is known
+    declared: bool = False  # wanted all the same: the rest of a download
 
 
 @record
@@ -164,8 +174,8 @@ def text(plan: Plan, style: Style = PLAIN, *, prune: bool = False) -> str:
         lines.append(style.green("Nothing") + f" {rest}")
     if plan.kept and prune:
         lines += ["", *(_kept_line(kept, style) for kept in plan.kept)]
-    elif plan.kept:
-        total = human_bytes(sum(kept.size for kept in plan.kept))
+    elif undeclared := [kept.size for kept in plan.kept if not kept.declared]:
+        total = human_bytes(sum(undeclared))
         lines += ["", style.dim(f"note: {total} that nothing declares stay for now (lmctl prune --dry-run says why)")]
     notes = (*plan.notes, *([_LOCK_FIRST] if any(change.stage == "lock" for change in plan.changes) else []))
     if notes:
@@ -186,8 +196,9 @@ def _change_line(change: Change, style: Style) -> str:
     parts = [f"{paint(f'{_SYMBOLS[change.verb]} {change.word:<7}')} {style.bold(human_id(change.address))}"]
     if change.cause:
         parts.append("(" + ", ".join(cause.told(change.verb) for cause in change.cause) + ")")
-    if change.download:
-        parts.append(f"↓ {human_bytes(change.download)}")
+    if change.whole:
+        here = f" ({human_bytes(change.received)} are here already)" if change.received else ""
+        parts.append(f"↓ {human_bytes(change.download or 0)}{here}")
     if change.free:
         parts.append(f"frees {human_bytes(change.free)}")
     return "  ".join(parts)

@@ -103,7 +103,7 @@ def _without_effect(case: Case) -> tuple[Problem, ...]:
 
 def _fingerprint(case: Case, changes: tuple[Change, ...]) -> str:
     """Cover configuration, lock and, for the touched addresses, what was observed there."""
-    shown = [[c.verb, c.address, [[x.field, x.before, x.after] for x in c.cause], c.download, c.free] for c in changes]
+    shown = [[c.verb, c.address, [[x.field, x.before, x.after] for x in c.cause], c.whole, c.free] for c in changes]
     processes = [[p.id, p.state, p.hash] for p in sorted(case.world.daemon.processes.values(), key=lambda p: p.id)]
     touched: Json = processes if any(change.stage == "serve" for change in changes) else []  # type: ignore[assignment]
     return plan.fingerprint(case.declaration.hash, lock_hash(case), shown, touched)  # type: ignore[arg-type]

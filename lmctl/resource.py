@@ -67,6 +67,7 @@ class World:
     hardware: Hardware
     now: float  # seconds since the epoch
     found: Mapping[str, tuple[Found, ...]] = NOTHING  # by artifact id
+    received: Mapping[str, int] = NOTHING  # sha256 of a missing file -> bytes that an interrupted download left
     memory: Memory = Memory()
     engines: Mapping[str, Engine | LmctlError | None] = NOTHING  # by backend
     templates: Mapping[Path, bytes | LmctlError] = NOTHING  # content of the chat templates that profiles name

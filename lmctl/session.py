@@ -10,7 +10,7 @@ from pathlib import Path
 from lmctl import lockfile, neighbours
 from lmctl.backend import Engine
 from lmctl.errors import LmctlError, escape
-from lmctl.host import Host, Processes
+from lmctl.host import Found, Host, Processes
 from lmctl.ledger import Ledger, Memory, Owned
 from lmctl.paths import Folders, make_private, read_regular, remove_left, write_atomic
 from lmctl.record import record, replace
@@ -75,6 +75,7 @@ class Session:
             hardware=hardware,
             now=self.host.now(),
             found=found,
+            received=self._received(found),
             memory=memory,
             owned=owned,
             engines=self._engines(hardware, scope),
@@ -84,6 +85,11 @@ class Session:
             strays=self._strays(),
             taken_ports=self._taken_ports(memory),
         )
+
+    def _received(self, found: Mapping[str, tuple[Found, ...]]) -> Mapping[str, int]:
+        """Ask what interrupted downloads left of the files that are missing; where none is, nothing is asked."""
+        missing = {one.file for files in found.values() for one in files if one.signature is None}
+        return {file.sha256: count for file in missing if (count := self.host.store.received(file))}
 
     def _taken_ports(self, memory: Memory) -> frozenset[int]:
         """Look at other declarations' ports only where one has to be chosen."""

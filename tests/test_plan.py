@@ -14,7 +14,7 @@ from lmctl import plan
 from lmctl.ledger import Memory
 from lmctl.reconcile import make_plan
 from lmctl.record import replace
-from lmctl.resource import Case, References, Scope
+from lmctl.resource import Case, References, Scope, Stray
 from lmctl.spec import Lock, Process, Settings, Wanted, program_id
 
 CODE = artifact("code")
@@ -131,6 +131,21 @@ def test_an_artifact_without_a_quant_ends_without_a_colon():
     assert "+ create  lock:org/code@main  (asked for by: code)\n" in plan.text(
         make_plan(case(profile("code", weights=whole)))
     )
+
+
+def test_what_an_interrupted_download_left_is_not_counted_again_and_the_plan_stays_the_same():
+    whole = world("missing", "absent", "kept", "always")
+    begun = replace(whole, world=replace(whole.world, received={CODE.files[0].sha256: 3 * GIB}))
+    planned = make_plan(begun)
+    assert (planned.changes[0].download, plan.summary(planned.changes)["download"]) == (GIB, GIB)
+    assert "↓ 1.0 GiB (3.0 GiB are here already)\n" in plan.text(planned)
+    assert planned.fingerprint == make_plan(whole).fingerprint, "a saved plan outlives an interrupted apply"
+
+
+def test_the_rest_of_a_download_is_not_called_undeclared():
+    stray = Stray(f"/own/partial/{CODE.files[0].sha256}", GIB, 1.0)
+    text = plan.text(make_plan(case(profile("code"), artifacts=(CODE,), strays=(stray,))))
+    assert "that nothing declares" not in text
 
 
 def test_weights_that_wait_for_a_start_are_no_change_and_no_failure():

@@ -12,7 +12,7 @@ from worlds import artifact
 
 from lmctl import lockfile
 from lmctl.errors import LmctlError
-from lmctl.host import Daemon
+from lmctl.host import Daemon, Found
 from lmctl.record import replace
 from lmctl.resource import Scope
 from lmctl.session import Session
@@ -96,6 +96,17 @@ def test_looking_reads_templates_by_content(make):
     template.write_text("y")
     assert (first, session.look(Scope()).world.templates) == ({template: b"x"}, {template: b"y"})
     assert session.look(Scope(names=frozenset())).world.templates == {}
+
+
+def test_only_of_what_is_missing_a_rest_is_asked_for(make):
+    session, asked = make(), []
+    wanted, file = session.declaration.profiles[0].artifacts[0], CODE.files[0]
+    lockfile.write(session.declaration.folder / lockfile.COMMITTED, Lock({wanted.id: replace(CODE, id=wanted.id)}))
+    session.host.store.received = lambda file: asked.append(file) or 7
+    for signature in (SIGNATURE, None):
+        session.host.store.locate = lambda *_, seen=signature: (Found(file, Path("/w"), Path("/w"), seen),)
+        received = dict(session.look(Scope()).world.received)
+        assert (asked, received) == (([], {}) if signature else ([file], {file.sha256: 7}))
 
 
 def test_looking_writes_nothing(make, home):

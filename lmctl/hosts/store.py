@@ -89,6 +89,15 @@ class DiskStore:
             return None
         return Signature(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
 
+    def received(self, file: LockedFile) -> int:
+        """Return the bytes of a file that an interrupted download left and its journal vouches for."""
+        partial = self._own / "partial" / file.sha256
+        if not partial.exists():
+            return 0
+        from lmctl.hosts.journal import finished  # seldom there is anything to look at
+
+        return sum(end - start for start, end in finished(partial, file.size))
+
     def hashes(self, paths: Sequence[Path], on_progress: OnProgress) -> tuple[str | None, ...]:
         """Return the sha256 of each file, side by side on all cores; None for what cannot be read.
 

@@ -16,6 +16,7 @@ from lmctl.text import human_bytes, human_time
 NAME = "content"
 STAGE: Stage = "prune"
 _PARTIAL = "partial"
+_RESUMABLE = "a download that is declared goes on with it"
 
 
 def _asked(case: Case) -> frozenset[str]:
@@ -105,7 +106,7 @@ def stray_verdicts(case: Case) -> Iterable[tuple[Stray, str | None]]:
             (not _declares(case), "nothing is declared: that never means remove everything"),
             (not case.scope.whole, "this run names or leaves out profiles"),
             (others is None, "another declaration on this machine cannot be read"),
-            (resumable, "a download that is declared goes on with it"),
+            (resumable, _RESUMABLE),
             (left > 0, f"left behind, goes in {human_time(left)} (lmctl prune --now)"),
         )
         yield stray, next((why for holds, why in rules if holds), None)
@@ -118,7 +119,7 @@ def kept(case: Case) -> Iterable[Kept]:
             yield Kept(row.path, row.signature.size, why, row.artifact)
     for stray, why in stray_verdicts(case):
         if why is not None:
-            yield Kept(stray.path, stray.size, why)
+            yield Kept(stray.path, stray.size, why, declared=why == _RESUMABLE)
 
 
 def refuse_large(case: Case) -> None:

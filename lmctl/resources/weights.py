@@ -61,6 +61,7 @@ def changes(case: Case) -> Iterable[Change]:
     """Yield a change for every artifact that is incomplete, was never hashed, or was touched since."""
     told: set[str] = set()
     counted: set[tuple[str | None, str]] = set()
+    resumed: set[str] = set()
     for artifact_id, need in sorted(needed(case).items()):
         if address(need.artifact) in told:
             continue  # the same commit under another revision's name
@@ -71,14 +72,18 @@ def changes(case: Case) -> Iterable[Change]:
         if all(state == "verified" for state in states):
             continue
         content = {(need.artifact.repo, file.file.sha256): file.file.size for file in missing}
-        download = sum(size for key, size in content.items() if key not in counted)
-        counted |= content.keys()
+        fresh = {key: size for key, size in content.items() if key not in counted}
+        digests = {digest for _, digest in fresh} - resumed  # one partial file each, whoever asks for it
+        received = sum(case.world.received.get(digest, 0) for digest in digests)
+        counted |= fresh.keys()
+        resumed |= digests
         yield Change(
             stage="fetch",
             verb="create" if missing or "modified" not in states else "update",
             address=address(need.artifact),
             cause=(_cause(states, missing, need.artifact),),
-            download=0 if need.artifact.commit is None else download,
+            download=0 if need.artifact.commit is None else sum(fresh.values()) - received,
+            received=received,
         )
 
 

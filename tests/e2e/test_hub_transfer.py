@@ -45,6 +45,8 @@ def test_a_download_that_is_ended_goes_on_where_it_stopped(machine, hub, port, n
         assert "finishing what is under way" in err
         assert "0 of 2 changes done" in out
     assert listening(listen) is None
+    planned = machine.run("plan", "--json").data["summary"]["download"]
+    assert 0 < planned < SIZE - 3 * MIB, "what is here already is not fetched again"
     hub.repos[REPO].faults.remove(slow)
     hub.requests.clear()
     machine.run("apply")

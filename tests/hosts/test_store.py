@@ -14,6 +14,7 @@ from disks import COMMIT, ONE, TWO, WANTED, Disk, artifact
 from lmctl.errors import LmctlError
 from lmctl.host import Fetch
 from lmctl.hosts import placing
+from lmctl.hosts.journal import Partial
 from lmctl.hosts.store import DiskStore
 from lmctl.spec import Machine, Wanted
 
@@ -141,6 +142,16 @@ class Later(threading.Event):
     def is_set(self) -> bool:
         self.looks += 1
         return self.looks > 2
+
+
+def test_what_an_interrupted_download_left_is_what_its_journal_vouches_for(disk):
+    assert disk.store.received(ONE) == 0
+    partial = Partial.open(disk.own / "partial", ONE.sha256, ONE.size)
+    partial.write(1, b"GU", threading.Event())
+    assert disk.store.received(ONE) == 0
+    partial.save()
+    assert disk.store.received(ONE) == 2
+    partial.close()
 
 
 def test_F20_hashing_ends_within_a_block_when_asked_to_stop(disk, tmp_path):
