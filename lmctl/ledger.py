@@ -8,30 +8,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from lmctl.errors import LmctlError, escape
-from lmctl.paths import disk_error, make_private
-from lmctl.record import record
+from lmctl.errors import LmctlError, Problem, escape
+from lmctl.ledger_file import failure, newer, open_writable
+from lmctl.record import record, replace
 from lmctl.spec import Json, Signature
 
-SCHEMA = 1
-
-_TABLES = """
-CREATE TABLE owned (path TEXT PRIMARY KEY, kind TEXT NOT NULL, artifact TEXT NOT NULL, size INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, device INTEGER NOT NULL, sha256 TEXT NOT NULL,
-  verified_at REAL NOT NULL, acquired_at REAL NOT NULL, protect INTEGER NOT NULL, unreferenced_since REAL);
-CREATE TABLE generation (id INTEGER PRIMARY KEY, at REAL NOT NULL, config_hash TEXT NOT NULL, lock_hash TEXT NOT NULL,
-  plan TEXT NOT NULL, result TEXT NOT NULL);
-CREATE TABLE applied (address TEXT PRIMARY KEY, fields TEXT NOT NULL, hash TEXT NOT NULL,
-  generation INTEGER NOT NULL);
-CREATE TABLE drift (fingerprint TEXT PRIMARY KEY, class TEXT NOT NULL, address TEXT NOT NULL, desired TEXT,
-  applied TEXT, observed TEXT, first_seen REAL NOT NULL, last_seen REAL NOT NULL, count INTEGER NOT NULL,
-  resolved_at REAL);
-CREATE TABLE hold (profile TEXT PRIMARY KEY, reason TEXT NOT NULL, since REAL NOT NULL);
-CREATE TABLE port (profile TEXT PRIMARY KEY, listen TEXT NOT NULL);
-CREATE TABLE unconfirmed (profile TEXT PRIMARY KEY, since REAL NOT NULL);
+ROLLED_BACK = "rolled-back"  # the reason of a hold that stops nothing: it keeps everybody but a person from applying
+_OWNED = """
+SELECT path, kind, artifact, size, mtime_ns, inode, device, sha256, verified_at, acquired_at, protect,
+  unreferenced_since FROM owned ORDER BY path
 """
 
 
@@ -68,6 +57,9 @@ class Memory:
     holds: Mapping[str, str] | None = None
     ports: Mapping[str, str] | None = None
     unconfirmed: frozenset[str] = frozenset()  # profiles that lmctl began to start and has not seen healthy
+    rolled_back: frozenset[str] = frozenset()  # profiles that a rollback touched, until a person applies
+    in_force: int | None = None  # the generation that a rollback brought back, until a person applies
+    problem: Problem | None = None  # why it may be less than was written
 
 
 class Ledger:
@@ -76,16 +68,51 @@ class Ledger:
     def __init__(self, path: Path, patience: float = 10.0) -> None:
         self.path = path
         self.patience = patience  # seconds to wait for another writer
+        self.notices: list[Problem] = []  # what had to be done to be able to write
 
     def read(self) -> Memory:
-        """Return what is remembered; nothing where the file is absent or broken. Raises E-STATE for a newer schema."""
-        if not self.path.exists() or self.path.stat().st_size == 0:
-            return Memory()
+        """Return what is remembered, as far as it can be read; its `problem` tells why that may be too little."""
+        if not self._written():
+            return Memory(problem=self._lost())
+        found, problem = Memory(), None
         try:
             with self._reading() as db:
-                return _memory(db)
-        except sqlite3.DatabaseError:
-            return Memory()
+                problem = newer(db, self.path)
+                found = _memory(db)
+        except (sqlite3.DatabaseError, ValueError) as error:
+            what = f"{escape(str(self.path))} cannot be read: {escape(str(error))}"
+            broken = Problem("E-STATE", what, "apply puts it aside and begins a new one; what runs is not touched")
+            return Memory(problem=problem or broken)
+        return replace(found, problem=problem)
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the answer to a query, nothing where there is no ledger. Raises E-STATE when it cannot be read."""
+        if not self._written():
+            return []
+        try:
+            with self._reading() as db:
+                return db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise failure(self.path, error) from error
+
+    def refuse_newer(self) -> None:
+        """Raise E-STATE when a newer lmctl wrote it: then nothing may be changed."""
+        with suppress(sqlite3.DatabaseError):
+            if self._written():
+                with self._reading() as db:
+                    problem = newer(db, self.path)
+                if problem is not None:
+                    raise LmctlError.of([problem])
+
+    def _written(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    def _lost(self) -> Problem | None:
+        """Return that it is gone, where what is kept beside it tells that it has been there."""
+        if not any((self.path.parent / "snapshots").glob("[0-9]*")):
+            return None
+        what = f"{escape(str(self.path))} is gone or empty: what lmctl brought does not count as its own any more"
+        return Problem("E-STATE", what, "apply begins a new one; what runs is not touched")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -94,58 +121,26 @@ class Ledger:
         uri = f"file:{_quoted(self.path)}?{'immutable=1' if quiet else 'mode=ro'}"
         db = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
         try:
-            _refuse_newer(db, self.path)
             yield db
         finally:
             db.close()
 
     @contextmanager
     def writing(self, now: float) -> Iterator[Writer]:
-        """Open for writing, in one transaction; a broken file is moved aside first.
+        """Open for writing, in one transaction. What cannot be used is moved aside first, and `notices` says so.
 
-        Raises E-STATE when the file is of a newer lmctl or cannot be written.
+        Raises E-STATE when the file is of a newer lmctl, and what the disk refuses as E-SPACE, E-PERM, E-IO or E-STATE.
         """
-        make_private(self.path.parent)
-        db = self._open(now)
+        db, notice = open_writable(self.path, self.patience, now)
+        if notice is not None:
+            self.notices.append(notice)
         try:
-            db.execute("BEGIN IMMEDIATE")
             yield Writer(db)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            fix = "check the disk and the folder's permissions"
-            raise LmctlError("E-STATE", f"{escape(str(self.path))}: {error}", fix=fix) from error
+            raise failure(self.path, error) from error
         finally:
             db.close()
-
-    def _open(self, now: float) -> sqlite3.Connection:
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                what = f"{escape(str(self.path))} cannot be opened: {error}"
-                raise LmctlError("E-STATE", what, fix="check its permissions") from error
-            aside = self.path.with_name(f"{self.path.name}.corrupt-{int(now)}")
-            self.path.replace(aside)
-            for suffix in ("-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-            return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            self.path.touch(mode=0o600)
-        except OSError as error:
-            raise disk_error(self.path, error) from error
-        db = sqlite3.connect(self.path, timeout=self.patience, isolation_level=None)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            _refuse_newer(db, self.path)
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
-            db.execute("SELECT count(*) FROM owned").fetchone()
-        except BaseException:
-            db.close()
-            raise
-        return db
 
 
 class Writer:
@@ -153,6 +148,10 @@ class Writer:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+
+    def run(self, query: str, *values: Any) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self._db.execute(query, values)
 
     def own(self, rows: Iterable[Owned]) -> None:
         """Record files; the first acquisition's date stays, an earlier `blob` is never demoted to `adopted`."""
@@ -203,7 +202,25 @@ class Writer:
         self._db.execute("INSERT OR REPLACE INTO hold VALUES (?,?,?)", (profile, reason, since))
 
     def lift(self, profile: str) -> None:
-        self._db.execute("DELETE FROM hold WHERE profile=?", (profile,))
+        """Let a profile run again; what keeps it as a rollback left it stays."""
+        self._db.execute("DELETE FROM hold WHERE profile=? AND reason<>?", (profile, ROLLED_BACK))
+
+    def roll_back(self, generation: int, profiles: Iterable[str], since: float) -> None:
+        """Remember that an earlier generation is in force, and which profiles that concerns, until `resume`."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('in_force', ?)", (str(generation),))
+        rows = [(profile, ROLLED_BACK, since) for profile in profiles]
+        self._db.executemany("INSERT OR REPLACE INTO hold VALUES (?,?,?)", rows)
+
+    def resume(self, profiles: Iterable[str] | None) -> None:
+        """Take profiles, None: all, from a rollback back to what is declared; after the last none is in force."""
+        if profiles is None:
+            self._db.execute("DELETE FROM hold WHERE reason=?", (ROLLED_BACK,))
+        else:
+            rows = [(profile, ROLLED_BACK) for profile in profiles]
+            self._db.executemany("DELETE FROM hold WHERE profile=? AND reason=?", rows)
+        left = self._db.execute("SELECT count(*) FROM hold WHERE reason=?", (ROLLED_BACK,)).fetchone()[0]
+        if not left:
+            self._db.execute("DELETE FROM meta WHERE key='in_force'")
 
     def port(self, profile: str, listen: str | None) -> None:
         """Keep the address of a profile that declares no port, or (None) let it go."""
@@ -211,41 +228,38 @@ class Writer:
         if listen is not None:
             self._db.execute("INSERT INTO port VALUES (?,?)", (profile, listen))
 
-    def generation(self, at: float, config_hash: str, lock_hash: str, plan: str) -> int:
-        """Open a generation; it counts as interrupted until it is closed."""
-        values = (at, config_hash, lock_hash, plan, "interrupted")
-        cursor = self._db.execute(
-            "INSERT INTO generation (at, config_hash, lock_hash, plan, result) VALUES (?,?,?,?,?)", values
-        )
-        return int(cursor.lastrowid or 0)
-
-    def close_generation(self, generation: int, result: str) -> None:
-        self._db.execute("UPDATE generation SET result=? WHERE id=?", (result, generation))
-
 
 def _memory(db: sqlite3.Connection) -> Memory:
+    # columns by their names: a newer lmctl may have added some
     owned = tuple(
         Owned(r[0], r[1], r[2], Signature(r[3], r[4], r[5], r[6]), r[7], r[8], r[9], bool(r[10]), r[11])
-        for r in db.execute("SELECT * FROM owned ORDER BY path")
+        for r in db.execute(_OWNED)
     )
     applied = {r[0]: Applied(json.loads(r[1]), r[2]) for r in db.execute("SELECT address, fields, hash FROM applied")}
-    holds: dict[str, str] = dict(db.execute("SELECT profile, reason FROM hold").fetchall())
+    reasons: dict[str, str] = dict(db.execute("SELECT profile, reason FROM hold").fetchall())
     ports: dict[str, str] = dict(db.execute("SELECT profile, listen FROM port").fetchall())
-    unconfirmed = frozenset(row[0] for row in db.execute("SELECT profile FROM unconfirmed"))
-    return Memory(owned, applied, holds, ports, unconfirmed)
+    return Memory(
+        owned=owned,
+        applied=applied,
+        holds={profile: reason for profile, reason in reasons.items() if reason != ROLLED_BACK},
+        ports=ports,
+        unconfirmed=frozenset(row[0] for row in db.execute("SELECT profile FROM unconfirmed")),
+        rolled_back=frozenset(profile for profile, reason in reasons.items() if reason == ROLLED_BACK),
+        in_force=_in_force(db),
+    )
+
+
+def _in_force(db: sqlite3.Connection) -> int | None:
+    if db.execute("PRAGMA user_version").fetchone()[0] < 2:  # before there was a rollback
+        return None
+    row = db.execute("SELECT value FROM meta WHERE key='in_force'").fetchone()
+    return int(row[0]) if row else None
 
 
 def _row(owned: Owned) -> tuple[str | int | float | None, ...]:
     s = owned.signature
     head = (owned.path, owned.kind, owned.artifact, s.size, s.mtime_ns, s.inode, s.device, owned.sha256)
     return (*head, owned.verified_at, owned.acquired_at, int(owned.protect), owned.unreferenced_since)
-
-
-def _refuse_newer(db: sqlite3.Connection, path: Path) -> None:
-    found = db.execute("PRAGMA user_version").fetchone()[0]
-    if found > SCHEMA:
-        what = f"{escape(str(path))} was written by a newer lmctl (schema {found}, this one knows {SCHEMA})"
-        raise LmctlError("E-STATE", what, fix="upgrade lmctl")
 
 
 def _quoted(path: Path) -> str:

@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
-from lmctl import desired, lockfile, plan
+from lmctl import desired, generations, lockfile, plan
 from lmctl.all_resources import KINDS
 from lmctl.errors import DONE, PARTIAL, LmctlError, Problem
+from lmctl.generations import Generation
 from lmctl.host import OnProgress
 from lmctl.memory import memory_verdict
 from lmctl.mutex import exclusive
@@ -197,7 +198,8 @@ class Reconciler:
             if planned.empty:
                 return Applied(planned, locked)
             text = json.dumps(plan.to_json(planned), sort_keys=True)
-            generation = ledger.generation(now, case.declaration.hash, lock_hash(case), text)
+            new = Generation(1, now, case.declaration.hash, lock_hash(case), text, "interrupted")
+            generation = generations.opened(ledger, new)
         run = Run(session.host, session.ledger, generation, self._on_progress, session.host.stop, self._say)
         ended = list(locked)
         for kind in KINDS.values():
@@ -208,7 +210,7 @@ class Reconciler:
                 case = session.look(case.scope, case.lock)  # what was fetched is there, what was stopped is gone
         failed = any(item.state != "done" for item in ended)
         with session.ledger.writing(session.host.now()) as ledger:
-            ledger.close_generation(generation, "partial" if failed else "done")
+            generations.closed(ledger, generation, "partial" if failed else "done")
         touched = {item.change.address for item in ended}
         decided = desired.programs(case).ready
         already = any(touched.isdisjoint(_addresses(case, want.profile)) for want in decided.values())

@@ -66,12 +66,12 @@ def error(ran: Any) -> str:
 
 # root without the right to pass over permissions, which would hide what may not be done
 _DROPPED = "-dac_override,-dac_read_search"
-_HUMBLE = ["setpriv", f"--inh-caps={_DROPPED}", f"--bounding-set={_DROPPED}"] if os.geteuid() == 0 else []
+HUMBLE = ["setpriv", f"--inh-caps={_DROPPED}", f"--bounding-set={_DROPPED}"] if os.geteuid() == 0 else []
 
 
 def humbly(machine: Any, *words: str) -> SimpleNamespace:
     """Run lmctl to its end as somebody to whom permissions apply."""
-    argv = [*_HUMBLE, sys.executable, "-m", "lmctl", *words]
+    argv = [*HUMBLE, sys.executable, "-m", "lmctl", *words]
     done = subprocess.run(argv, cwd=machine.folder, env=machine.env(), capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr
     return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
