@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from lmctl.arguments import Asked, as_far_as_known, parse
 from lmctl.command import Context, Options
 from lmctl.compose import make_context
 from lmctl.errors import BUG, INTERRUPTED, LmctlError, OutputError, escape
+from lmctl.paths import disk_error
 from lmctl.result import Result, render, style_for
 
-_ACTING = frozenset(["apply", "start", "restart"])
+_ACTING = frozenset(["apply", "start", "restart", "trust"])
 
 
 def dispatch(argv: Sequence[str]) -> int:
@@ -36,8 +38,8 @@ def dispatch(argv: Sequence[str]) -> int:
         if _debug(argv):
             raise_shown(error)
         result = Result.failed(error)
-    except Exception as error:  # the single catch: anything else is a bug of ours
-        result = _bug(error, _debug(argv))
+    except Exception as error:  # the single catch: what is not the disk's doing is a bug of ours
+        result = _of_the_disk(error) or _bug(error, _debug(argv))
     style = style_for(sys.stdout, args.color or "auto", os.environ)
     render(name, result, sys.stdout, sys.stderr, as_json=args.json, quiet=args.quiet, style=style)
     return result.exit_code
@@ -56,6 +58,13 @@ def raise_shown(error: BaseException) -> None:
     import traceback  # only with --debug
 
     traceback.print_exception(error)
+
+
+def _of_the_disk(error: Exception) -> Result | None:
+    """Return what is told of a disk that is full or broken, where no part of lmctl knew more to say of it."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return None
+    return Result.failed(disk_error(Path(os.fsdecode(error.filename or "a file of lmctl")), error))
 
 
 def _bug(error: Exception, debug: bool) -> Result:

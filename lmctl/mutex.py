@@ -54,9 +54,7 @@ def exclusive(
             _refuse_stopped(stop)
         _refuse_stopped(stop)
         _refuse_replaced(descriptor, path)
-        note = json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command})
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, note.encode(), 0)
+        _introduce(descriptor, command)
         yield lambda: _refuse_replaced(descriptor, path)
     finally:
         os.close(descriptor)
@@ -83,6 +81,14 @@ def _taken(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _introduce(descriptor: int, command: str) -> None:
+    """Tell waiters who holds the lock; a disk that takes no note is no reason to do nothing."""
+    note = json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command})
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, note.encode(), 0)
 
 
 def _refuse_stopped(stop: threading.Event) -> None:

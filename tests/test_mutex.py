@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -203,3 +204,16 @@ def test_an_interrupted_waiter_locks_and_writes_nothing(request, lock, held):
         entered = True
     assert not entered
     assert "lmctl stop" not in lock.read_text()
+
+
+def test_F4_a_full_disk_does_not_keep_the_lock_from_being_held(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        exclusive(tmp_path / "lock", "lmctl apply"),
+        pytest.raises(LmctlError, match="it has not said who it is"),
+        exclusive(tmp_path / "lock", "lmctl prune"),
+    ):
+        pass
