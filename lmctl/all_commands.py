@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("declare", "show the resolved configuration and where each value comes from"),
     "schema": ("declare", "print or write the JSON Schemas"),
     "profile": ("declare", "add, change or remove a profile; comments stay"),
+    "trust": ("declare", "show what the files would execute or open, and allow it on this machine"),
     "lock": ("declare", "resolve every artifact to a commit, sizes and sha256"),
     "outdated": ("declare", "show what upstream has moved since it was locked"),
     "plan": ("reconcile", "show what apply would change, and why"),

@@ -48,6 +48,11 @@ class Rules:
         return frozenset(name for group in self.groups for name in group.env)
 
 
+def allow(permission: str) -> str:
+    """Return how this machine's owner allows all of that kind to a declaration."""
+    return f'allow it on this machine: in machine.toml, `[allow]`, add "{permission}" for this declaration'
+
+
 def names(text: str, values: int) -> dict[str, int]:
     """Return the flags of a space-separated list, each taking `values` values."""
     return dict.fromkeys(text.split(), values)
@@ -106,8 +111,8 @@ def _refused_flag(flag: str, equals: bool, rules: Rules, trusted: bool) -> Probl
         return Problem("E-FLAG", f"{shown} is managed by lmctl", f"declare `{key}` instead" if key else "remove it")
     if trusted:
         return None
-    fix = 'allow it on this machine: in machine.toml, `[allow]`, add "flags" for this declaration'
-    return Problem("E-UNSAFE", f"{shown} is not on the list of harmless flags and needs machine-local allow", fix)
+    what = f"{shown} is not on the list of harmless flags and needs machine-local allow"
+    return Problem("E-UNSAFE", what, allow("flags"))
 
 
 def abbreviates(flag: str, known: str) -> bool:
@@ -132,8 +137,7 @@ def _refused_name(name: str, value: str, known: frozenset[str], trusted: bool) -
     if re.fullmatch(_ENV_NEVER, name):
         return Problem("E-ENV", f"{shown} is not allowed in a declaration", "remove it")
     if name not in known and not trusted:
-        fix = 'allow it on this machine: in machine.toml, `[allow]`, add "env" for this declaration'
-        return Problem("E-ENV", f"{shown} is not allowed in a project file", fix)
+        return Problem("E-ENV", f"{shown} is not allowed in a project file", allow("env"))
     if len(value) > MAX_ARG:
         return Problem("E-LIMIT", f"{shown} has more than {MAX_ARG} characters", "shorten it")
     return (

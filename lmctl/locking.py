@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -190,12 +191,31 @@ def relock(declaration: Declaration, hub: Hub, selected: Selected) -> Update:
 
 def _relock_file(declaration: Declaration, path: Path, asked: list[Wanted], hub: Hub, selected: Selected) -> Update:
     lock, todo = lockfile.read(path), selected.among(asked)
-    trusted = "remote_code" in declaration.machine.allow.get(declaration.name, ())
     upgrade = {one.id for one in todo} if selected.upgrade else frozenset[str]()
-    done = update(lock, todo, partial(resolve, hub=_Turns(hub), remote_code=trusted), upgrade)
+    done = update(lock, todo, partial(_resolve, declaration, _Turns(hub)), upgrade)
     dropped = without(done.lock, asked) if selected.prune else Update(done.lock)
     lockfile.write(path, dropped.lock)
     return Update(dropped.lock, (*done.changes, *dropped.changes), done.errors)
+
+
+def _resolve(declaration: Declaration, hub: Hub, wanted: Wanted) -> Artifact:
+    """Resolve one artifact; it may bring code where its profile or the whole declaration is allowed to."""
+    asking = declaration.asked_by.get(wanted.id, ())
+    trusted = any(profile.remote_code for profile in declaration.profiles if profile.name in asking)
+    everywhere = "remote_code" in declaration.machine.allow.get(declaration.name, ())
+    try:
+        return resolve(wanted, hub, remote_code=trusted or everywhere)
+    except LmctlError as error:
+        raise LmctlError.of(_told(declaration, problem) for problem in error.problems) from error
+
+
+def _told(declaration: Declaration, problem: Problem) -> Problem:
+    """Say what lets weights bring code: a flag of their profile, trusted."""
+    if problem.code != "E-REMOTECODE":
+        return problem
+    command = f"lmctl trust {shlex.quote(str(declaration.file))}"
+    flag = 'extra_args = ["--trust-remote-code"]'
+    return replace(problem, fix=f"choose another model, or declare `{flag}` and run `{command}`")
 
 
 def lock_missing(declaration: Declaration, ids: Collection[str], hub: Hub) -> Mapping[str, LmctlError]:

@@ -87,6 +87,18 @@ def read_regular(path: Path, limit: int) -> bytes:
         return content
 
 
+def read_own(path: Path, limit: int, *, private: bool = False) -> bytes:
+    """Return the bytes of a file that nobody but this user could have written; `private`: nor read.
+
+    Raises OSError for a link, another owner or a looser mode, of the file or of its folder; else as `read_regular`.
+    """
+    for part, loose in ((path, 0o077 if private else 0o022), (path.parent, 0o022)):
+        status = part.lstat()
+        if status.st_uid != os.geteuid() or status.st_mode & loose or stat.S_ISLNK(status.st_mode):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(part))
+    return read_regular(path, limit)
+
+
 def _unreadable(path: Path, error: OSError) -> LmctlError:
     shown = escape(str(path))
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -195,4 +207,6 @@ def disk_error(path: Path, error: OSError) -> LmctlError:
         return LmctlError("E-SPACE", f"{shown} cannot be written: {why}", fix="free some space and run it again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return LmctlError("E-PERM", f"{shown} cannot be written: {why}", fix="check who owns the folder")
-    return LmctlError("E-IO", f"{shown} cannot be written: {why}", fix="check the disk")
+    fixes = {errno.ENOENT: "make its folder first", errno.ENOTDIR: "choose another place", errno.EISDIR: "name a file"}
+    what = f"{shown} cannot be written: {why}"
+    return LmctlError("E-IO", what, fix=fixes.get(error.errno or 0, "check the disk"))

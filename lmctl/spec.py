@@ -142,6 +142,7 @@ class Profile:
     health: str = "/health"
     start_timeout: float | None = None  # None: 60 s + 5 s per GiB of weights
     stop_timeout: float = 10.0
+    remote_code: bool = False  # this machine's owner lets its weights bring code
     file: str = ""  # the declaring file, as shown to people
     changed: Mapping[str, Json] = NOTHING  # declared keys and values, for causes a person reads
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "code_docs"),
     ("paths", "spec"),
     ("launch", "embedded"),
-    ("mutex", "source", "adhoc", "allowlist", "shards"),
+    ("mutex", "source", "adhoc", "allowlist", "shards", "trust"),
     ("gguf", "safetensors", "fit"),
     ("backend",),
     ("backends",),
@@ -46,7 +46,7 @@ LAYERS = (
     ("reconcile",),
     ("result",),
     ("command",),
-    ("progress",),
+    ("progress", "asking"),
     ("acting",),
     ("all_commands",),  # names and help lines; it imports a command when that one runs
     ("arguments",),

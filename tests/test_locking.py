@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fakes.hub import Hub
-from repositories import HELLO, OTHER, REPO, TREE, gguf, local, mlx
+from repositories import CONFIG, HELLO, OTHER, REPO, TREE, gguf, local, mlx
 
 from lmctl import lockfile, locking
 from lmctl.hosts.endpoint import Endpoint
@@ -181,3 +182,20 @@ def test_what_only_this_machine_uses_goes_to_the_local_lock(server: Hub, hub: Hu
     found = Declaration("test", tmp_path, tmp_path / "localmodels.toml", (profile,), machine=Machine())
     locking.relock(found, hub, Selected())
     assert list(lockfile.read(tmp_path / "localmodels.local.lock").artifacts) == [gguf().id]
+
+
+@pytest.mark.parametrize(("trusted", "allowed"), [(True, ()), (False, ("remote_code",))], ids=["profile", "machine"])
+def test_weights_that_bring_code_are_locked_where_their_profile_or_the_declaration_may(
+    server: Hub, hub: HuggingFace, tmp_path: Path, trusted: bool, allowed: tuple[str, ...]
+):
+    server.add("owner/Hello-MLX", {**TREE, "config.json": json.dumps({**CONFIG, "auto_map": {"A": "b"}}).encode()})
+    one = Profile("one", "mlx", mlx(), Settings())
+    found = replace(declaration(tmp_path, mlx()), profiles=(one,), asked_by={mlx().id: ("one",)})
+    (refused,) = locking.relock(found, hub, Selected()).errors[mlx().id].problems
+    assert refused.code == "E-REMOTECODE"
+    assert f"run `lmctl trust {tmp_path}/localmodels.toml`" in (refused.fix or "")
+    other = replace(one, name="two", remote_code=True)
+    assert locking.relock(replace(found, profiles=(one, other)), hub, Selected()).errors, "of another profile"
+    machine = Machine(allow={"test": allowed})
+    found = replace(found, profiles=(replace(one, remote_code=trusted),), machine=machine)
+    assert changes(locking.relock(found, hub, Selected())) == [mlx().id]

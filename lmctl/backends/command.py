@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lmctl.allowlist import MAX_ARG, MAX_ARGS, check_env
+from lmctl.allowlist import MAX_ARG, MAX_ARGS, allow, check_env
 from lmctl.backend import COMMON_KEYS, Engine, Serve, context, file_of, folder_of, no_environment
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.spec import Format, Hardware, Probe, Profile
@@ -27,8 +27,7 @@ def check(profile: Profile, allowed: frozenset[str], hardware: Hardware) -> tupl
     """Return why the program may not run: it executes whatever it names, so this machine's owner must allow it."""
     problems = list(_malformed(profile))
     if "command" not in allowed:
-        fix = 'allow it on this machine: in machine.toml, `[allow]`, add "command" for this declaration'
-        problems.append(Problem("E-TRUST", "command runs a program of its own choice", fix))
+        problems.append(Problem("E-TRUST", "command runs a program of its own choice", allow("command")))
     return (*problems, *check_env(profile.settings.env, (), "env" in allowed))
 
 

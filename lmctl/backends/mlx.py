@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from lmctl.allowlist import Group, Rules, abbreviates, by_flag, check_args, check_env, names
+from lmctl.allowlist import Group, Rules, abbreviates, allow, by_flag, check_args, check_env, names
 from lmctl.backend import COMMON_KEYS, Engine, Serve, folder_of, words
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.spec import Format, Hardware, Probe, Profile
@@ -81,8 +81,8 @@ def _unable(profile: Profile, hardware: Hardware) -> Iterator[Problem]:
 
 def _remote_code(args: tuple[str, ...], trusted: bool) -> Iterator[Problem]:
     if not trusted and any(abbreviates(arg.partition("=")[0], "--trust-remote-code") for arg in args):
-        fix = 'allow it on this machine: in machine.toml, `[allow]`, add "remote_code" for this declaration'
-        yield Problem("E-REMOTECODE", "extra_args: --trust-remote-code runs programs from the model's folder", fix)
+        what = "extra_args: --trust-remote-code runs programs from the model's folder"
+        yield Problem("E-REMOTECODE", what, allow("remote_code"))
 
 
 def command(serve: Serve) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from lmctl.arguments import add_globals
 from lmctl.command import Context
 from lmctl.config import loading
 from lmctl.config.find import Request, discover
-from lmctl.errors import LmctlError
+from lmctl.errors import LmctlError, escape
 from lmctl.result import Result
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lmctl.config.layers import Inputs
     from lmctl.config_edit import Edit
-
-_TRUST = frozenset(["E-TRUST", "E-UNSAFE"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("name", metavar="NAME")
     for verb in (change, remove):
         verb.add_argument("name", metavar="PROFILE")
+    remove.add_argument("more", nargs="*", default=[], help=argparse.SUPPRESS)  # to refuse it in words
     for verb in (add, change):
         verb.add_argument("keys", nargs="*", default=[], metavar="KEY=VALUE", help="e.g. ctx=16384, sampling.seed=1")
     change.add_argument("--unset", action="append", default=[], metavar="KEY", help="remove a key")
@@ -39,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> Result:
     """Judge the edited declaration, then write the one file that changes. Raises what is wrong with it."""
+    _refuse_idle(args)
     from lmctl import config_edit  # tomlkit and pydantic
     from lmctl.config import layers
 
@@ -54,6 +54,15 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     done = {"add": "Declared", "set": "Changed", "remove": "Removed"}[args.verb]
     data = {"profile": args.name, "file": shown, "verb": args.verb}
     return Result(data, f"{done} profile {args.name} in {shown}. Next: lmctl plan.\n")
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Raise E-USAGE for what would change nothing, or more than one profile."""
+    if args.verb == "set" and not (args.keys or getattr(args, "unset", [])):
+        fix = f"write lmctl profile set {escape(args.name, 70)} KEY=VALUE, or --unset KEY"
+        raise LmctlError("E-USAGE", "`profile set` needs a key", fix=fix)
+    if args.verb == "remove" and args.more:
+        raise LmctlError("E-USAGE", "`profile remove` takes one profile", fix="run it once for each")
 
 
 def edited(context: Context, make: Callable[[Inputs], Edit]) -> str:
@@ -73,9 +82,5 @@ def edited(context: Context, make: Callable[[Inputs], Edit]) -> str:
 
 def _judge(context: Context, request: Request, edit: Edit) -> None:
     """Raise what is wrong with the declaration after the edit; what only lacks trust may be written."""
-    try:
-        loading.resolve(request, context.folders, {}, context.hardware(), {edit.path: edit.content})
-    except LmctlError as error:
-        wrong = [problem for problem in error.problems if problem.code not in _TRUST]
-        if wrong:
-            raise LmctlError.of(wrong) from error
+    instead = {edit.path: edit.content}
+    loading.resolve(request, context.folders, {}, context.hardware(), instead, trusting=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -16,10 +15,10 @@ from lmctl.config import codec
 from lmctl.config.find import Request, included
 from lmctl.config.reach import reach
 from lmctl.errors import LmctlError, Place
-from lmctl.paths import Folders, make_private, read_regular, write_atomic
+from lmctl.paths import Folders, make_private, read_own, read_regular, write_atomic
 from lmctl.spec import Declaration, Hardware
 
-_SHAPE = 2  # of an entry
+_SHAPE = 3  # of an entry
 _LIMIT = 64 << 20  # bytes of an entry
 _INPUT_LIMIT = 1 << 20
 
@@ -27,10 +26,11 @@ _INPUT_LIMIT = 1 << 20
 def key(file: Path, request: Request, folders: Folders, environ: Mapping[str, str], hardware: Hardware) -> str:
     """Return the fingerprint of all that decides beside the bytes of files; it shows no value of the environment.
 
-    `machine.toml` lies in one of the two folders and `~` means the other: what they say is nothing elsewhere.
+    `machine.toml` lies in one of the three folders, what is trusted in another, and `~` means the third: what they say
+    is nothing elsewhere.
     """
     named = sorted((name, value) for name, value in environ.items() if name.startswith("LMCTL_") and "__" in name)
-    where = (str(file), str(folders.config), str(folders.home))
+    where = (str(file), str(folders.config), str(folders.state), str(folders.home))
     said = (__version__, _SHAPE, where, request.sets, request.empty, named, hardware)
     return sha256(repr(said).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -43,7 +43,7 @@ def entry(folders: Folders, file: Path) -> Path:
 def load(path: Path, wanted: str, file: Path) -> Declaration | None:
     """Return the kept Declaration, or None when there is none that still holds."""
     try:
-        kept = json.loads(_own_bytes(path))
+        kept = json.loads(read_own(path, _LIMIT))
         if kept["key"] != wanted or not _unchanged(kept, file):
             return None
         return codec.declaration(kept["declaration"])
@@ -57,19 +57,6 @@ def save(path: Path, wanted: str, inputs: Mapping[str, Any], declaration: Declar
     with contextlib.suppress(OSError, LmctlError, UnicodeEncodeError):
         make_private(path.parent)
         write_atomic(path, json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode())
-
-
-def _own_bytes(path: Path) -> bytes:
-    """Return the bytes of a file that nobody else could have written."""
-    for part in (path, path.parent):
-        status = part.lstat()
-        if (
-            status.st_uid != os.geteuid()
-            or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            or stat.S_ISLNK(status.st_mode)
-        ):
-            raise OSError
-    return read_regular(path, _LIMIT)
 
 
 def _unchanged(kept: Mapping[str, Any], file: Path) -> bool:

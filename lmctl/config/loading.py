@@ -38,13 +38,16 @@ def resolve(
     environ: Mapping[str, str],
     hardware: Hardware,
     instead: Mapping[Path, bytes | None] | None = None,
+    *,
+    trusting: bool = False,
 ) -> Resolved:
     """Return the Declaration with the layers that it was made of; never asks the cache. Raises as `load`.
 
-    `instead` is content to take for what lies on disk, by real path; None for a file that is to go.
+    `instead` is content to take for what lies on disk, by real path; None for a file that is to go. `trusting`: nothing
+    is refused for want of trust.
     """
     from lmctl.config import layers, resolution  # pydantic and tomllib: not on the warm path
 
     file = discover(request, folders, environ)
     inputs = layers.read(file, request, folders, environ, instead)
-    return resolution.resolve(inputs, folders, hardware, empty=request.empty)
+    return resolution.resolve(inputs, folders, hardware, empty=request.empty, trusting=trusting)

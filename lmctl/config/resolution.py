@@ -7,10 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lmctl import trust
 from lmctl.config import check, inert, variants
 from lmctl.config.compose import Composed, Sources, gather
+from lmctl.config.gated import Consent
 from lmctl.config.judge import judge
-from lmctl.config.kinds import PERMISSIONS
 from lmctl.config.layers import Inputs, Layer
 from lmctl.config.make import Maker
 from lmctl.config.sound import Sound, leave_out
@@ -18,8 +19,9 @@ from lmctl.config.values import byte_count, duration, port_range
 from lmctl.config.variants import Forms
 from lmctl.errors import LmctlError, Place, Problem
 from lmctl.paths import Folders
-from lmctl.record import record
+from lmctl.record import record, replace
 from lmctl.spec import Declaration, Group, Hardware, Machine, Profile
+from lmctl.trust import Field
 
 
 @record
@@ -30,10 +32,17 @@ class Resolved:
     inputs: Inputs
     sources: Mapping[str, Sources]
     composed: Mapping[str, Composed]
+    consent: Consent
+    gated: tuple[Field, ...]  # what only this machine's owner may allow, and machine.toml does not
 
 
-def resolve(inputs: Inputs, folders: Folders, hardware: Hardware, *, empty: bool = False) -> Resolved:
-    """Judge and merge the layers. Raises every problem at once; `empty` welcomes a declaration without profiles."""
+def resolve(
+    inputs: Inputs, folders: Folders, hardware: Hardware, *, empty: bool = False, trusting: bool = False
+) -> Resolved:
+    """Judge and merge the layers. Raises every problem at once; `empty` welcomes a declaration without profiles.
+
+    `trusting`: nothing is refused for want of trust, so that what there is to trust can be shown.
+    """
     if not inputs.layers[0].tree:
         _refuse(inputs.problems)
         raise _nothing(inputs)
@@ -50,10 +59,11 @@ def resolve(inputs: Inputs, folders: Folders, hardware: Hardware, *, empty: bool
     maker = Maker(inputs.folder, folders.home, leads=inputs.leads)
     machine = _machine(sound.machine, folders)
     name = str(inputs.layers[0].tree.get("name"))
-    allowed = frozenset(machine.allow.get(name, ()) if sound.trust else PERMISSIONS)
+    consent = _consent(inputs, folders, machine.allow.get(name, ()), name if sound.trust else None)
+    consent = replace(consent, anything=consent.anything or trusting)
     problems += _each(known, sound, hardware)
     problems += _together(inputs, sound, composed)
-    profiles = variants.profiles(maker, composed, allowed, hardware)
+    profiles, gated = variants.profiles(maker, sources, composed, consent, hardware)
     variants.elsewhere(maker, known)
     asked = variants.asked(maker, sound, sources, known)
     _refuse([*problems, *maker.problems])
@@ -75,7 +85,20 @@ def resolve(inputs: Inputs, folders: Folders, hardware: Hardware, *, empty: bool
         warnings=tuple(warnings),
         hash=_hash(inputs, hardware),
     )
-    return Resolved(declaration, inputs, sources, composed)
+    return Resolved(declaration, inputs, sources, composed, consent, gated)
+
+
+def _consent(inputs: Inputs, folders: Folders, allowed: Sequence[str], name: str | None) -> Consent:
+    """Return what this machine's owner allows; where the name is not known, nothing is said for want of it.
+
+    The record of trust is an input like all others: what was kept of it ends when it changes.
+    """
+    if name is None:
+        return Consent(inputs.file, anything=True)
+    file = trust.path(folders, name)
+    content = trust.read(file)
+    inputs.hashes[str(file)] = sha256(content).hexdigest() if content is not None else None
+    return Consent(inputs.file, frozenset(allowed), trust.parse(content, name, inputs.folder))
 
 
 def _nothing(inputs: Inputs) -> LmctlError:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lmctl.all_backends import BACKENDS
 from lmctl.config.compose import Composed, Sources, compose, gather
-from lmctl.config.kinds import PERMISSIONS
+from lmctl.config.gated import EVERYTHING, Consent, fields, key_of
 from lmctl.config.machines import Platform, anywhere, here
 from lmctl.config.make import Maker, place_of
 from lmctl.config.sound import Sound
 from lmctl.errors import Problem
 from lmctl.record import record, replace
 from lmctl.spec import Hardware, Profile, Wanted
-
-_EVERYTHING = frozenset(PERMISSIONS)
+from lmctl.trust import Field
 
 
 @record
@@ -55,17 +52,29 @@ def runnable(composed: Composed) -> bool:
 
 
 def profiles(
-    maker: Maker, composed: Mapping[str, Composed], allowed: frozenset[str], hardware: Hardware
-) -> tuple[Profile, ...]:
-    """Make the profiles that can run here and ask their backends; what they refuse is refused."""
-    made = []
+    maker: Maker,
+    sources: Mapping[str, Sources],
+    composed: Mapping[str, Composed],
+    consent: Consent,
+    hardware: Hardware,
+) -> tuple[tuple[Profile, ...], tuple[Field, ...]]:
+    """Make the profiles that can run here and ask their backends; what they refuse is refused.
+
+    Returned with them is what of them only this machine's owner may allow, and machine.toml does not.
+    """
+    made: list[Profile] = []
+    gated: list[Field] = []
     for name, one in composed.items():
         if not runnable(one):
             continue
         profile = replace(maker.profile(name, one), file=_declared_in(one))
-        made.append(profile)
-        _refuse(maker, one, _asked_backend(one, profile, allowed, hardware))
-    return tuple(made)
+        found = fields(profile, one, sources[name].defaults, hardware)
+        gated += (field for field in found if not field.permissions <= consent.allowed)
+        permitted = consent.permits(found)
+        made.append(replace(profile, remote_code="remote_code" in permitted))
+        problems = _asked_backend(one, profile, permitted, hardware)
+        _refuse(maker, one, tuple(consent.told(problem, one) for problem in problems))
+    return tuple(made), tuple(gated)
 
 
 def elsewhere(maker: Maker, known: Mapping[str, Forms]) -> None:
@@ -77,7 +86,7 @@ def elsewhere(maker: Maker, known: Mapping[str, Forms]) -> None:
         if runnable(form.composed):
             profile = maker.profile(name, form.composed)
             machines = (Hardware(system, arch, "", 0, kind) for system, arch, kind in form.platforms)
-            refusals = (_asked_backend(form.composed, profile, _EVERYTHING, machine) for machine in machines)
+            refusals = (_asked_backend(form.composed, profile, EVERYTHING, machine) for machine in machines)
             _refuse(maker, form.composed, _least(refusals))
 
 
@@ -101,20 +110,16 @@ def _asked_backend(
 
 def _refuse(maker: Maker, composed: Composed, problems: tuple[Problem, ...]) -> None:
     for problem in problems:
-        maker.problems[_placed(problem, composed, maker.folder / "localmodels.toml")] = None
+        maker.problems[_placed(problem, composed)] = None
 
 
 def _declared_in(composed: Composed) -> str:
     return next((p.layer.file for p in composed.origin.values() if p.path[0] == "profiles"), "")
 
 
-def _placed(problem: Problem, composed: Composed, file: Path) -> Problem:
-    """Give a backend's problem its place: the first word of what it says is the key."""
-    key = problem.what.split(" ")[0].rstrip(":")
-    fix = problem.fix
-    if problem.code == "E-TRUST":
-        fix = f"read it, then run: lmctl trust {shlex.quote(str(file))}"
-    return replace(problem, fix=fix, place=problem.place or place_of(composed, key))
+def _placed(problem: Problem, composed: Composed) -> Problem:
+    """Give a backend's problem its place."""
+    return replace(problem, place=problem.place or place_of(composed, key_of(problem)))
 
 
 @record

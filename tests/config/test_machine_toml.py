@@ -71,7 +71,7 @@ COMMAND = '[profiles.x]\nbackend = "command"\ncommand = ["serve", "--port", "{po
 def test_I79_a_program_needs_trust(place, where):
     place.write("localmodels.toml", PRELUDE + '[profiles.y]\nmodel = "o/m"\n')
     place.write(where, (PRELUDE if where == "localmodels.toml" else "") + COMMAND)
-    with pytest.raises(LmctlError, match=f"run: lmctl trust {place.folder}/localmodels.toml") as caught:
+    with pytest.raises(LmctlError, match=f"run `lmctl trust {place.folder}/localmodels.toml`, or") as caught:
         place.load()
     assert (caught.value.code, caught.value.exit_code) == ("E-TRUST", 4)
     place.machine('[allow]\nother = ["command"]\n')

@@ -73,6 +73,6 @@ def test_I79_a_command_that_nobody_trusted_is_refused_with_the_line_that_would(d
     for command in ("apply", "plan", "status", "validate"):
         ran = declared.run(command, code=4)
         assert error(ran).startswith("error[E-TRUST]: localmodels.toml:4:1: command runs a program")
-        assert error(ran).endswith(f"read it, then run: lmctl trust {file}")
+        assert f" — read it, then run `lmctl trust {file}`, or allow it" in error(ran)
     assert not canary.exists()
     assert not declared.state().exists()
