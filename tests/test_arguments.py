@@ -143,6 +143,10 @@ def test_a_flag_given_twice_is_refused(argv: list[str]):
         pytest.param(["--color", "blue", "plan"], "invalid choice: 'blue'", id="colour"),
         pytest.param(["download"], "the following arguments are required: REPO", id="nothing-named"),
         pytest.param(["profile"], "required: add|set|remove", id="no-verb"),
+        pytest.param(["completion"], "required: {bash,zsh,fish} — see", id="no-shell"),
+        pytest.param(
+            ["completion", "tcsh"], "{bash,zsh,fish}: there is no script for 'tcsh' — see", id="another-shell"
+        ),
         pytest.param(["apply", "--prune", "--no-prune"], "not allowed with argument", id="both-prunes"),
         pytest.param(["-q", "plan", "-v"], "-q and -v exclude each other", id="quiet-and-verbose"),
     ],

@@ -77,6 +77,19 @@ def test_folders_are_private(tmp_path):
     assert caught.value.code == "E-IO"
 
 
+@pytest.mark.parametrize(
+    ("place", "fix"),
+    [("none/file", "make its folder first"), ("file/below", "choose another place"), ("folder", "name a file")],
+)
+def test_a_place_where_no_file_can_be_written_is_told_with_what_can(tmp_path, place, fix):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(LmctlError) as caught:
+        write_atomic(tmp_path / place, b"x")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.fix) == ("E-IO", fix)
+
+
 def test_a_file_is_replaced_with_its_mode(tmp_path):
     file = tmp_path / "file"
     write_atomic(file, b"one")

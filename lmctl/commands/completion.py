@@ -13,7 +13,7 @@ from lmctl.arguments import add_globals
 from lmctl.command import Context
 from lmctl.config import loading
 from lmctl.config.find import Request
-from lmctl.errors import LmctlError
+from lmctl.errors import LmctlError, escape
 from lmctl.result import Result
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -55,9 +55,16 @@ _COMPLETED = {"FILE": _FILES, "FILE|REPO": _FILES, "DIR": _FOLDERS, "PROFILE": _
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shells = "{" + ",".join(_SHELLS) + "}"
-    parser.add_argument("shell", choices=(*_SHELLS, _NAMES), metavar=shells, help="the shell you use")
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("shell", type=_shell, metavar=shells, help="the shell you use")
+    parser.add_argument("words", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.epilog = "To install:\n" + "\n".join(f"  {line}" for line in _LINE.values())
+
+
+def _shell(text: str) -> str:
+    """Return a shell that there is a script for. Raises ArgumentTypeError that names those."""
+    if text not in (*_SHELLS, _NAMES):
+        raise argparse.ArgumentTypeError(f"there is no script for '{escape(text, 40)}'")
+    return text
 
 
 def run(context: Context, args: argparse.Namespace) -> Result:
@@ -110,7 +117,7 @@ def whole_parser() -> argparse.ArgumentParser:
         load(name).add_arguments(command)
         add_globals(command)
     for action in _actions(parser):
-        if action.choices is not None and _NAMES in action.choices:
+        if action.type is _shell:
             action.choices = _SHELLS
         if action.metavar in _COMPLETED:
             action.complete = _COMPLETED[str(action.metavar)]  # type: ignore[attr-defined]

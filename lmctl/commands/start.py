@@ -11,10 +11,12 @@ from lmctl.command import Context
 from lmctl.commands.profile import edited
 from lmctl.errors import LmctlError
 from lmctl.reconcile import Wish
+from lmctl.record import replace
 from lmctl.resource import Scope
 from lmctl.result import Result
 from lmctl.session import Session
 from lmctl.spec import Declaration, Json, program_id
+from lmctl.text import Style
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,12 +57,13 @@ def _undeclared(context: Context, args: argparse.Namespace) -> Result:
     found = declaration_or_stand_in(context)
     keys = _keys(context, args)
     name = args.save or adhoc.name_for(str(keys.get("path", args.model)), _taken(found))
+    saved = None
     if args.save:
         from lmctl.config_edit import add, located  # tomlkit: only for edits
 
         said: dict[tuple[str, ...], Json] = {(key,): value for key, value in keys.items()}
         folder, home = context.options.directory, context.folders.home
-        edited(context, lambda inputs: add(inputs, name, located(inputs, name, said, folder, home)))
+        saved = edited(context, lambda inputs: add(inputs, name, located(inputs, name, said, folder, home)))
     else:
         adhoc.remember(context.folders, found.name, name, keys)
     try:
@@ -71,7 +74,19 @@ def _undeclared(context: Context, args: argparse.Namespace) -> Result:
         raise
     if program_id(name) not in current.host.supervisor.observe().specs:
         adhoc.forget(context.folders, found.name, frozenset({name}))  # it never came to run: nothing to stop later
-    return result
+        return result if saved is None else _with(result, f"Declared profile {name} in {saved}.")
+    if saved is not None:
+        return _with(result, f"Declared profile {name} in {saved}; `lmctl stop {name}` stops it.")
+    return _with(result, f"{name} is declared nowhere: `lmctl stop {name}` ends it.")
+
+
+def _with(result: Result, line: str) -> Result:
+    """Return the result with a line below what it says."""
+
+    def text(style: Style) -> str:
+        return f"{result.text if isinstance(result.text, str) else result.text(style)}{line}\n"
+
+    return replace(result, text=text)
 
 
 def _taken(found: Declaration) -> frozenset[str]:

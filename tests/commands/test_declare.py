@@ -235,6 +235,20 @@ def test_a_program_may_be_declared_before_it_is_trusted(team):
 
 
 @pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["set", "x"],
+            "`profile set` changes nothing without a key — write lmctl profile set x KEY=VALUE, or --unset KEY",
+        ),
+        (["remove", "x", "y"], "`profile remove` takes one profile — run it once for each"),
+    ],
+)
+def test_edits_that_would_do_nothing_or_half_are_refused_in_words(team, argv, said):
+    assert str(refusal(team, "profile", *argv)) == f"error[E-USAGE]: {said}"
+
+
+@pytest.mark.parametrize(
     ("argv", "code"),
     [
         (["profile", "set", "x", "ctxx=1"], "E-KEY"),
@@ -243,6 +257,8 @@ def test_a_program_may_be_declared_before_it_is_trusted(team):
         (["profile", "add", "x", "model=o/m"], "E-CONFLICT"),
         (["profile", "add", "z"], "E-KEY"),
         (["profile", "set", "x", "ctx"], "E-USAGE"),
+        (["profile", "set", "x"], "E-USAGE"),
+        (["profile", "remove", "x", "y"], "E-USAGE"),
         (["profile", "frobnicate", "x"], "E-USAGE"),
         (["profile"], "E-USAGE"),
     ],

@@ -207,7 +207,8 @@ def test_the_name_of_another_folder_is_refused_until_it_is_taken(machine, port):
 def test_a_model_that_nothing_declares_runs_until_it_is_stopped(machine, port):
     machine.hello("Nobody declared me.", "loose.gguf")
     number = port()
-    machine.run("start", "--model", "loose.gguf", "--port", str(number))
+    said = machine.run("start", "--model", "loose.gguf", "--port", str(number)).out
+    assert said.endswith("loose is declared nowhere: `lmctl stop loose` ends it.\n")
     assert ask(number, "hi") == "Nobody declared me."
     assert list(machine.profiles()) == ["loose"]
     machine.run("stop", "loose")
@@ -219,7 +220,8 @@ def test_a_model_can_be_saved_as_a_profile_when_it_is_started(machine, port):
     machine.hello("Saved now.", "loose.gguf")
     file = machine.declare("# my models\n", name="mine")
     number = port()
-    machine.run("start", "--model", "loose.gguf", "--port", str(number), "--save", "kept")
+    said = machine.run("start", "--model", "loose.gguf", "--port", str(number), "--save", "kept").out
+    assert said.endswith("Declared profile kept in localmodels.toml; `lmctl stop kept` stops it.\n")
     assert ask(number, "hi") == "Saved now."
     assert "# my models" in file.read_text()
     assert "[profiles.kept]" in file.read_text()
