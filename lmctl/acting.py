@@ -69,9 +69,10 @@ def _recorded(context: Context) -> Declaration | None:
 
 
 def running(session: Session, names: list[str]) -> frozenset[str]:
-    """Return `names` as a set, of profiles that are declared or still have a program. Raises as `known`."""
+    """Return `names`, one at least, of profiles that are declared or still have a program. Raises as `known`."""
     programs = session.host.supervisor.observe().specs.values()
-    return _known([*(p.name for p in session.declaration.profiles), *(spec.profile for spec in programs)], names)
+    declared = [profile.name for profile in session.declaration.profiles]
+    return _named([*declared, *sorted({spec.profile for spec in programs} - {*declared})], names)
 
 
 def declaration_or_stand_in(context: Context) -> Declaration:
@@ -88,6 +89,18 @@ def declaration_or_stand_in(context: Context) -> Declaration:
 def known(session: Session, names: list[str]) -> frozenset[str]:
     """Return `names` as a set. Raises E-USAGE for one that is no profile, with the near miss, E-NAME for no text."""
     return _known([profile.name for profile in session.declaration.profiles], names)
+
+
+def named(session: Session, names: list[str]) -> frozenset[str]:
+    """Return `names`, one at least, as a set. Raises as `known`."""
+    return _named([profile.name for profile in session.declaration.profiles], names)
+
+
+def _named(possible: list[str], names: list[str]) -> frozenset[str]:
+    if not names:
+        fix = f"name one of: {', '.join(possible)}" if possible else "there is none yet: `lmctl profile add` makes one"
+        raise LmctlError("E-USAGE", "no profile is named", fix=fix)
+    return _known(possible, names)
 
 
 def _known(declared: list[str], names: list[str]) -> frozenset[str]:

@@ -18,7 +18,7 @@ from lmctl.spec import Artifact, Json, Probe, Profile, ProgramSpec, program_id
 _UNRENDERED = frozenset(
     {
         *("env", "port", "description", "tasks", "aliases", "ttl", "fetch", "protect", "start", "start_timeout"),
-        *("stop_timeout", "health", "max_concurrency", "max_queue", "fallback"),
+        *("stop_timeout", "max_concurrency", "max_queue", "fallback"),
     }
 )
 _SCHEMA = 1  # raised when the meaning of a program file changes: every program restarts once
@@ -155,7 +155,7 @@ def _desired(case: Case, profile: Profile, listen: str) -> Desired:
     fields = _fields(profile, artifacts, spec)
     if digest:
         fields["sha256 of chat_template"] = digest[:12]
-    return Desired(profile, spec, fields, _runs(case, profile), backend.probe(serve), _timeout(profile, artifacts))
+    return Desired(profile, spec, fields, _runs(case, profile), backend.probe(serve), start_timeout(profile, artifacts))
 
 
 def _template(case: Case, profile: Profile) -> bytes | None:
@@ -197,8 +197,13 @@ def held(case: Case, profile: Profile) -> bool:
     return noted and not case.scope.named(profile.name)
 
 
-def _timeout(profile: Profile, artifacts: Mapping[str, Artifact]) -> float:
+def start_timeout(profile: Profile, artifacts: Mapping[str, Artifact]) -> float:
     """Seconds to become healthy: as declared, else 60 and 5 per GiB of weights."""
     if profile.start_timeout is not None:
         return profile.start_timeout
-    return 60.0 + 5.0 * sum(artifact.size for artifact in artifacts.values()) / (1 << 30)
+    return patience(sum(artifact.size for artifact in artifacts.values()))
+
+
+def patience(size: int) -> float:
+    """Seconds that `size` bytes of weights may take to be loaded."""
+    return 60.0 + 5.0 * size / (1 << 30)

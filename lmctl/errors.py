@@ -64,7 +64,8 @@ class Problem:
         kind = "warning" if self.code.startswith("W-") else "error"
         place = f"{self.place}: " if self.place else ""
         fix = f" — {self.fix}" if self.fix else ""
-        return f"{kind}[{self.code}]: {place}{self.what}{fix}"
+        head, *rows = self.what.split("\n")  # what it rests on may stand below it
+        return "\n".join([f"{kind}[{self.code}]: {place}{head}{fix}", *rows])
 
 
 class Terminated(KeyboardInterrupt):

@@ -153,6 +153,7 @@ class Daemon:
     problem: str = ""  # why a daemon that is there cannot be asked
     held: frozenset[str] = frozenset()  # programs that the launcher refuses to start
     orphans: Mapping[str, int] = NOTHING  # pids of programs that outlived a killed daemon
+    unseen: Mapping[str, int] = NOTHING  # pids of programs whose daemon lives and cannot be asked
 
 
 class Supervisor(Protocol):
@@ -182,6 +183,9 @@ class Supervisor(Protocol):
     def release(self, program: str) -> None: ...  # a deliberate start: lifts the hold, clears the count of starts
 
     def log(self, program: str) -> Path: ...
+
+    # how its last run ended by itself, in words ("terminated by SIGKILL"), empty when that is not known
+    def ending(self, program: str) -> str: ...
 
 
 @record

@@ -21,12 +21,46 @@ _FILE_LIMIT, _LOG_LIMIT = 1 << 20, 1 << 16
 _INHERITED = frozenset(["HOME", "USER", "PATH", "LANG", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES"])
 _INHERITED_PREFIXES = ("LC_", "SSL_CERT_", "HIP_", "ROCR_")
 
-Record = Mapping[str, object]  # {"at", "pid", "hash"} of a start, {"hold"} or {"clear"}
+Record = Mapping[str, object]  # {"at", "pid", "hash", "oom"} of a start, {"hold"} or {"clear"}
 
 
 def clock() -> float:
     """Return the seconds since boot, suspended time included, whatever happens to the date."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def oom_kills(process: int | str = "self", root: str = "/") -> int | None:
+    """Return how many processes the kernel has ended for want of memory in a process's control group.
+
+    None where the kernel does not tell. `root` holds `proc` and `sys`.
+    """
+    for kind, path in _control_groups(f"{root}proc/{process}/cgroup"):
+        # in a container the group's own path may not be there, and the mount shows the group itself
+        for folder in (f"{root}sys/fs/cgroup/{kind}{path}", f"{root}sys/fs/cgroup/{kind}"):
+            counts = [_oom_count(f"{folder}/{name}") for name in ("memory.events", "memory.oom_control")]
+            if found := [count for count in counts if count is not None]:
+                return found[0]
+    return None
+
+
+def _control_groups(path: str) -> list[tuple[str, str]]:
+    """Return where a process's memory is accounted: version 2 ("", path), version 1 ("memory", path)."""
+    try:
+        with open(path) as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except (OSError, ValueError):
+        return []
+    first = [("memory", line[2]) for line in lines if len(line) == 3 and "memory" in line[1].split(",")]
+    return first + [("", line[2]) for line in lines if len(line) == 3 and line[:2] == ["0", ""]]
+
+
+def _oom_count(path: str) -> int | None:
+    try:
+        with open(path) as file:
+            words = [line.split() for line in file]
+        return sum(int(number) for name, number in words if name in ("oom_kill", "oom_group_kill"))
+    except (OSError, ValueError):
+        return None
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
@@ -171,7 +205,7 @@ def _admit(program: str, digest: str) -> float:
             return records
         # a program that fails now and then for weeks must not outgrow the limit
         kept = records if len(records) < 100 else [{"clear": True}, *records[-LIMIT:]]
-        return [*kept, {"at": now, "pid": os.getpid(), "hash": digest}]
+        return [*kept, {"at": now, "pid": os.getpid(), "hash": digest, "oom": oom_kills()}]
 
     update(f"starts/{program}", change)
     if isinstance(answer[0], str):

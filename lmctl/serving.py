@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lmctl import condition, logtail
 from lmctl.desired import Desired, running_rivals
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Daemon, Progress
@@ -17,9 +18,6 @@ from lmctl.resource import Case, Outcome, Run
 from lmctl.resources import weights
 from lmctl.spec import Health, Process, program_id
 from lmctl.text import human_id
-
-_CRASHED = 75  # the launcher's own exit status after too many starts
-_LAST_WORDS = 4096  # bytes of the log that are looked at when a program dies
 
 
 def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case: Case, run: Run) -> Iterator[Outcome]:
@@ -225,12 +223,14 @@ def _verdict(want: Desired, health: Health, daemon: Daemon, elapsed: float, run:
         return None
     name, process = want.profile.name, daemon.processes.get(want.spec.id)
     hint = f"read `lmctl logs {name}`"
-    if process is not None and not process.running and process.exit_status == _CRASHED:
-        words = last_words(run, want.spec.id)
-        return LmctlError("E-CRASHLOOP", f"{name} crashed again and again{words}", fix=hint)
+    if condition.crashed(process):
+        ending = run.host.supervisor.ending(want.spec.id)
+        how = f" ({ending})" if ending else ""
+        what = f"{name} crashed again and again{how}{_last_words(run, want.spec.id)}"
+        return LmctlError("E-CRASHLOOP", what, fix=hint)
     if process is not None and process.state == "FATAL":  # EXITED is the moment before supervisord starts it again
-        words = last_words(run, want.spec.id)
-        return LmctlError("E-ENGINE", f"{name} cannot be started: {escape(process.spawn_error)}{words}", fix=hint)
+        what = f"{name} cannot be started: {escape(process.spawn_error)}{_last_words(run, want.spec.id)}"
+        return LmctlError("E-ENGINE", what, fix=hint)
     if elapsed > want.timeout:
         why = f": {escape(health.why)}" if health.why else ""
         what = f"{name} is not healthy after {elapsed:.0f} s ({health.state}{why})"
@@ -238,14 +238,6 @@ def _verdict(want: Desired, health: Health, daemon: Daemon, elapsed: float, run:
     return None
 
 
-def last_words(run: Run, program: str) -> str:
-    """Return the last line of a program's log, escaped, ready to be appended to an error; empty when there is none."""
-    try:
-        with run.host.supervisor.log(program).open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _LAST_WORDS))
-            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    except OSError:
-        return ""
-    spoken = [line for line in lines if not line.startswith("lmctl:")] or lines
-    return f"; its last words: {escape(spoken[-1])}" if spoken else ""
+def _last_words(run: Run, program: str) -> str:
+    """Return the end of a program's log as lines of their own; empty when there is none."""
+    return "".join(f"\n  | {line}" for line in logtail.last_words(run.host.supervisor.log(program)))

@@ -276,6 +276,7 @@ class Process:
     exit_status: int | None = None
     hash: str | None = None
     spawn_error: str = ""
+    starts: int = 0  # in the last ten minutes, since the last deliberate one
 
     @property
     def running(self) -> bool:

@@ -99,6 +99,43 @@ def test_F75_the_sixth_start_ends_with_75_and_runs_nothing(tmp_path: Path) -> No
     assert b"5 starts within 10 minutes" in done.stderr and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("groups", "events", "count"),
+    [
+        pytest.param(
+            "0::/a/b\n", {"a/b/memory.events": "low 0\noom 9\noom_kill 3\noom_group_kill 1\n"}, 4, id="F75-v2"
+        ),
+        pytest.param("0::/a\n", {"memory.events": "oom_kill 2\n"}, 2, id="F75-v2-in-a-container"),
+        pytest.param(
+            "7:cpu,memory:/a\n0::/\n",
+            {"memory/a/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n"},
+            5,
+            id="F75-v1",
+        ),
+        pytest.param("0::/a\n", {}, None, id="not-told"),
+        pytest.param("0::/a\n", {"a/memory.events": "oom_kill many\n"}, None, id="not-a-number"),
+        pytest.param(None, {"memory.events": "oom_kill 2\n"}, None, id="no-control-groups"),
+    ],
+)
+def test_the_kernel_s_count_of_those_that_memory_ran_out_for(
+    tmp_path: Path, groups: str | None, events: Mapping[str, str], count: int | None
+) -> None:
+    (tmp_path / "proc/7").mkdir(parents=True)
+    if groups is not None:
+        (tmp_path / "proc/7/cgroup").write_text(groups)
+    for name, text in events.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert launch.oom_kills(7, f"{tmp_path}/") == count
+
+
+def test_F75_the_count_is_recorded_with_each_start(tmp_path: Path) -> None:
+    run(state(tmp_path, ["true"]))
+    (record,) = launch.read_starts(str(tmp_path / "starts" / ID))
+    assert record["oom"] == launch.oom_kills()
+
+
 def test_sigterm_ends_a_pause_at_once(tmp_path: Path) -> None:
     state(tmp_path, ["touch", "ran"])
     now = launch.clock()

@@ -39,6 +39,9 @@ class Supervisor:
     def log(self, program: str) -> Path:
         return self.folder / "log"
 
+    def ending(self, program: str) -> str:
+        return "terminated by SIGKILL"
+
     def __getattr__(self, name: str) -> Any:
         return lambda *args: self.calls.append(name)
 
@@ -97,11 +100,14 @@ def test_F77_another_program_s_answer_is_never_health(carry):
     assert "another model answers" in str(error)
 
 
-def test_F75_a_crash_loop_ends_the_wait_with_the_last_words(carry, tmp_path):
+def test_F75_a_crash_loop_ends_the_wait_with_how_it_ended_and_its_last_words(carry, tmp_path):
     (tmp_path / "log").write_text("loading\nerror: out of \x1b[31mmemory\nlmctl: 5 starts in 10 minutes\n")
     error, _ = carry(RUNNING, Process(ID, "EXITED", exit_status=75), health=("down",))
-    assert error.code == "E-CRASHLOOP"
-    assert "its last words: error: out of \\x1b[31mmemory" in str(error)
+    assert str(error) == (
+        "error[E-CRASHLOOP]: code crashed again and again (terminated by SIGKILL) — read `lmctl logs code`\n"
+        "  | loading\n"
+        "  | error: out of \\x1b[31mmemory"
+    )
 
 
 def test_a_program_that_cannot_be_spawned_ends_the_wait(carry):
@@ -144,7 +150,7 @@ def test_a_port_that_our_own_program_holds_is_free(carry):
 
 def test_without_a_log_there_are_no_last_words(carry):
     error, _ = carry(Process(ID, "EXITED", exit_status=75), health=("down",))
-    assert "last words" not in str(error)
+    assert str(error).endswith("read `lmctl logs code`")
 
 
 def test_files_that_belong_to_no_program_are_written_again_without_a_start(tmp_path):

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import os
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
-from lmctl import desired
+from lmctl import condition, desired
 from lmctl.acting import running, standing
 from lmctl.command import Context
 from lmctl.errors import DONE, UNHEALTHY
+from lmctl.logtail import last_words
 from lmctl.reconcile import make_plan
 from lmctl.record import fields, record
 from lmctl.resource import Case, Scope
 from lmctl.resources import program, weights
 from lmctl.result import Result
 from lmctl.session import Session
-from lmctl.spec import Json, Probe, Process, Profile, ProgramSpec, program_id
+from lmctl.spec import Json, Profile, ProgramSpec, program_id
 from lmctl.text import Style, human_bytes, human_time, table
-
-_CRASHED = 75  # the launcher's exit status after too many starts
 
 
 @record
 class Row:
-    """What is known about one profile. `memory` is resident bytes, `size` bytes of weights, `uptime` seconds."""
+    """What is known about one profile. `memory` is resident bytes, `size` bytes of weights, `uptime` seconds.
+
+    `since` is when it began to be late, in seconds since the epoch; `log` is the end of what a crashed program printed.
+    """
 
     profile: str
     state: str
@@ -38,6 +39,9 @@ class Row:
     memory: int | None
     url: str
     drift: str
+    why: str = ""
+    since: float | None = None
+    log: tuple[str, ...] = ()
 
     def cells(self) -> list[str]:
         size = "-" if self.size is None else human_bytes(self.size)
@@ -46,17 +50,24 @@ class Row:
         return [self.profile, self.state, self.model, size, str(self.pid or "-"), uptime, memory, self.url, self.drift]
 
     def json(self) -> dict[str, Json]:
-        return {name: getattr(self, name) for name in fields(self)}
+        return {**{name: getattr(self, name) for name in fields(self)}, "log": [*self.log]}
+
+    def story(self) -> list[str]:
+        """Return what the table has no column for."""
+        since = f" since {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.since))}" if self.since else ""
+        head = [f"{self.profile} ({self.state}{since}): {self.why}"] if self.why else []
+        return head + [f"  | {line}" for line in self.log]
 
 
 @record
 class View:
-    """What all rows are made of. `listens` is where each declared profile would listen."""
+    """What rows are made of. `listens` is where each declared profile would listen, `words`: the ends of logs too."""
 
     case: Case
     session: Session
     listens: Mapping[str, str]
     drifts: Mapping[str, str]
+    words: bool
 
 
 _HEADER = ["PROFILE", "STATE", "MODEL", "SIZE", "PID", "UPTIME", "MEMORY", "URL", "DRIFT"]
@@ -72,7 +83,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     current.refuse_foreign_name()
     names = running(current, [args.profile]) if args.profile else None
     case = current.look(Scope(prune=False))
-    view = View(case, current, desired.listens(case), {} if warnings else _drifts(case))
+    view = View(case, current, desired.listens(case), {} if warnings else _drifts(case), bool(names))
     with ThreadPoolExecutor(max_workers=16) as pool:
         tries = [pool.submit(_row, name, view) for name in _names(case) if names is None or name in names]
         rows = [each.result() for each in tries]
@@ -119,31 +130,45 @@ def _weights(case: Case, profile: Profile) -> str | None:
 
 
 def _text(case: Case, rows: list[Row], style: Style) -> str:
-    daemon = case.world.daemon
-    running = f"supervisord pid {daemon.pid}" if daemon.pid else f"supervisord {daemon.problem or 'is not running'}"
     hardware = case.world.hardware
     accelerator = "no accelerator" if hardware.accelerator == "none" else hardware.accelerator
-    head = f"{case.declaration.name}: {running}, {human_bytes(hardware.ram)} memory, {accelerator}"
-    return f"{style.dim(head)}\n{table([_HEADER, *(row.cells() for row in rows)], style)}"
+    head = f"{case.declaration.name}: {_daemon(case)}, {human_bytes(hardware.ram)} memory, {accelerator}"
+    lines = [line for row in rows for line in row.story()]
+    more = "".join(f"{line}\n" for line in ["", *lines]) if lines else ""
+    return f"{style.dim(head)}\n{table([_HEADER, *(row.cells() for row in rows)], style)}{more}"
+
+
+def _daemon(case: Case) -> str:
+    daemon = case.world.daemon
+    if daemon.problem:
+        number = f" (pid {daemon.pid})" if daemon.pid else ""
+        return f"{daemon.problem}{number}: run `lmctl down`, then `lmctl apply`"
+    return f"supervisord pid {daemon.pid}" if daemon.pid else "supervisord is not running"
 
 
 def _row(name: str, view: View) -> Row:
-    case, profile = view.case, view.case.declaration.profile(name)
-    process, spec = case.world.daemon.processes.get(program_id(name)), case.world.daemon.specs.get(program_id(name))
-    pid = process.pid if process and process.running else None
-    started = process.started if process and pid else None
+    case, host, program = view.case, view.session.host, program_id(name)
+    profile, spec = case.declaration.profile(name), case.world.daemon.specs.get(program)
+    now = condition.of(name, case, host.processes.probe)
+    process = case.world.daemon.processes.get(program)
+    started = process.started if process and process.pid == now.pid else None
     wanted = profile.artifacts if profile else ()
     artifacts = [case.lock.artifacts[one.id] for one in wanted if one.id in case.lock.artifacts]
+    crashed = now.state == "crash-loop"
+    ending = host.supervisor.ending(program) if crashed else ""
     return Row(
         profile=name,
-        state=_state(name, process, spec, view),
+        state=now.state,
         model=_model(profile, spec),
         size=sum(artifact.size for artifact in artifacts) if artifacts else None,
-        pid=pid,
+        pid=now.pid,
         uptime=max(0.0, case.world.now - started) if started else None,
-        memory=view.session.host.processes.memory(pid) if pid else None,
+        memory=host.processes.memory(now.pid) if now.pid else None,
         url=f"http://{spec.listen if spec else view.listens[name]}",
         drift=view.drifts.get(name, "-"),
+        why=now.why + (f" ({ending})" if ending else ""),
+        since=now.since,
+        log=last_words(host.supervisor.log(program)) if crashed and view.words else (),
     )
 
 
@@ -155,36 +180,5 @@ def _model(profile: Profile | None, spec: ProgramSpec | None) -> str:
         return chosen.repo + (f":{chosen.selection}" if chosen.selection else "")
     if profile is not None and profile.command:
         return profile.command[0]
-    path = _flags(spec).get("--model") if spec else None
+    path = condition.flags(spec).get("--model") if spec else None
     return Path(path).name if path else "-"
-
-
-def _state(name: str, process: Process | None, spec: ProgramSpec | None, view: View) -> str:
-    """`healthy`, `loading`, `starting`, `unhealthy`, `running`, `held`, `crash-loop`, `stopped` or `not applied`."""
-    if process is not None and process.running and process.pid is not None and spec is not None:
-        probe = _probe(view.case.declaration.profile(name), spec)
-        if probe is None:
-            return "running"
-        health = view.session.host.processes.probe(spec.listen, probe, process.pid)
-        return {"healthy": "healthy", "loading": "loading", "wrong": "unhealthy"}.get(health.state, "starting")
-    if name in (view.case.world.memory.holds or {}):
-        return "held"
-    if process is not None and process.exit_status == _CRASHED:
-        return "crash-loop"
-    return "stopped" if spec else "not applied"
-
-
-def _probe(profile: Profile | None, spec: ProgramSpec) -> Probe | None:
-    """Return how to ask what runs, by what it was started with; None when only its configuration knew."""
-    if profile is not None and profile.backend == "command":
-        return Probe(health=profile.health)
-    flags = _flags(spec)
-    if "--alias" in flags:
-        return Probe(models="/v1/models", expect=flags["--alias"])
-    if "--model" in flags and any("mlx_lm" in word for word in spec.argv[:4]):
-        return Probe(models="/v1/models", expect=os.path.realpath(flags["--model"]))
-    return None
-
-
-def _flags(spec: ProgramSpec) -> dict[str, str]:
-    return {word: after for word, after in pairwise(spec.argv) if word.startswith("--")}

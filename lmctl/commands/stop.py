@@ -13,7 +13,7 @@ from lmctl.spec import program_id
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("profiles", nargs="+", metavar="PROFILE")
+    parser.add_argument("profiles", nargs="*", metavar="PROFILE")
 
 
 def run(context: Context, args: argparse.Namespace) -> Result:

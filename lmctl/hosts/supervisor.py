@@ -44,20 +44,22 @@ class LocalSupervisor:
         try:
             number, infos = self._everything()
         except NotThere:
-            if self._silent():
-                return copy(daemon, pid=supervisor_daemon.pid(self._folder), problem="it runs, but its socket is gone")
-            return copy(daemon, orphans=supervisor_left.orphans(self._folder))
+            if not self._silent():
+                return copy(daemon, orphans=supervisor_left.alive(self._folder))
+            problem = "supervisord runs, but its socket is gone"
         except (LmctlError, Fault) as error:
             problem = error.problems[0].what if isinstance(error, LmctlError) else why(error)
-            return copy(daemon, pid=supervisor_daemon.pid(self._folder), problem=problem)
-        processes = {info["name"]: _process(info, starts.get(info["name"], [])) for info in infos}
-        return copy(daemon, pid=number, processes=processes)
+        else:
+            processes = {info["name"]: _process(info, starts.get(info["name"], [])) for info in infos}
+            return copy(daemon, pid=number, processes=processes)
+        unseen = supervisor_left.alive(self._folder)
+        return copy(daemon, pid=supervisor_daemon.pid(self._folder), problem=problem, unseen=unseen)
 
     def write(self, programs: Sequence[ProgramSpec]) -> bool:
         """Write what `programs` need, where it differs; True when something did. See `Files.write`."""
         changed = self._files.write(programs)
         if not self._silent():
-            self._files.sweep(supervisor_left.orphans(self._folder))
+            self._files.sweep(supervisor_left.alive(self._folder))
         return changed
 
     def reload(self, replace: frozenset[str]) -> None:
@@ -93,7 +95,7 @@ class LocalSupervisor:
     def stop(self, program: str) -> None:
         """Stop a program and everything in its process group, also one whose daemon is gone. Raises E-SUPERVISOR."""
         if not self._ready():
-            groups = supervisor_left.groups(supervisor_left.orphans(self._folder))
+            groups = supervisor_left.groups(supervisor_left.alive(self._folder))
             self._end_orphans({name: group for name, group in groups.items() if name == program})
             problems = self._escaped([program])
         else:
@@ -105,7 +107,7 @@ class LocalSupervisor:
         """Stop all programs at once, then the daemon, and return when all are gone. Raises E-SUPERVISOR."""
         problems: list[Problem] = []
         told, number = False, supervisor_daemon.pid(self._folder)
-        groups = supervisor_left.groups(supervisor_left.orphans(self._folder))
+        groups = supervisor_left.groups(supervisor_left.alive(self._folder))
         try:
             number, infos = self._everything()
             problems = self._stop_all([info["name"] for info in infos])
@@ -140,6 +142,15 @@ class LocalSupervisor:
         """Return the file that the output of a program goes to."""
         return self._files.log(program)
 
+    def ending(self, program: str) -> str:
+        """Return how the last run of a program ended by itself, in words; empty when that is not known."""
+        from lmctl.hosts import endings  # a plan asks nothing of the kind
+
+        number = supervisor_daemon.pid(self._folder)
+        kills = launch.oom_kills(number) if number else None
+        starts = launch.read_starts(str(self._files.starts(program)))
+        return endings.ending(self._folder / "supervisord.log", program, starts, kills)
+
     def _patience(self, *names: str) -> float:
         """Return the longest time, in seconds, that one of these programs (of all, if none is named) has to stop."""
         return max(self._files.patience(names or self._files.declared()[0]).values(), default=0.0)
@@ -169,7 +180,7 @@ class LocalSupervisor:
         return True
 
     def _start_daemon(self, named: Iterable[str]) -> None:
-        if left := supervisor_left.orphans(self._folder):
+        if left := supervisor_left.alive(self._folder):
             specs = self._files.declared()[0]
             shown = ", ".join(f"{escape(specs[n].profile) if n in specs else n} (pid {left[n]})" for n in left)
             raise failure(f"programs of an earlier supervisord still run: {shown}")
@@ -276,4 +287,5 @@ def _process(info: Info, starts: Sequence[launch.Record]) -> Process:
         exit_status=info["exitstatus"] if info["start"] and not number else None,
         hash=digest if isinstance(digest, str) else None,
         spawn_error=info["spawnerr"],
+        starts=launch.count(starts, launch.clock()),
     )

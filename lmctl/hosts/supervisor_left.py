@@ -12,7 +12,7 @@ from lmctl.hosts.supervisor_daemon import Group
 from lmctl.hosts.supervisor_files import Files
 
 
-def orphans(folder: Path) -> dict[str, int]:
+def alive(folder: Path) -> dict[str, int]:
     """Return the pids of programs as the launcher recorded them, those that live, whoever started them."""
     found = {path.name: _orphan(path) for path in sorted((folder / "starts").glob("*"))}
     return {name: pid for name, pid in found.items() if pid is not None}

@@ -64,7 +64,7 @@ class HubTransfer:
         free = self._free(there)
         if needed > free:
             rows = [f"\n  {_bytes(missing):>11}  {escape(f.file.path)}" for f, missing in needs.values() if missing]
-            what = f"{_bytes(needed)} are needed on {escape(str(there))} (5 % to spare), {_bytes(free)} are free:"
+            what = f"{_bytes(needed)} are needed on {escape(str(there))} (5 % to spare), {_bytes(free)} are free"
             raise LmctlError("E-SPACE", what + "".join(rows), fix="free some space, or run `lmctl prune`")
 
     def fetch(

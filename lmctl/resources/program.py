@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-from lmctl import desired
+from lmctl import condition, desired
 from lmctl.desired import Desired
 from lmctl.errors import LmctlError, Problem
 from lmctl.plan import Cause, Change, Stage, Verb, difference
 from lmctl.resource import Case, Outcome, Run, keeps_nothing
 from lmctl.resources import weights
-from lmctl.spec import Json, Process, ProgramSpec, program_id
+from lmctl.spec import Json, ProgramSpec, program_id
 
 NAME = "program"
 STAGE: Stage = "serve"
@@ -135,7 +135,8 @@ def _compare(case: Case, want: Desired, needs: tuple[str, ...]) -> Change | None
         cause = Cause("health", "not seen yet", "healthy")
         return Change("serve", "update", address(name), (cause,), needs=needs)
     if want.runs and not running:
-        return Change("serve", "restart", address(name), (Cause("process", _word(process), "running"),), needs=needs)
+        cause = Cause("process", _word(case, want.spec.id), "running")
+        return Change("serve", "restart", address(name), (cause,), needs=needs)
     return _quiet(case, before, want)
 
 
@@ -157,12 +158,14 @@ def _first(want: Desired) -> tuple[Cause, ...]:
     return (*(Cause(field, None, value) for field, value in shown.items()), Cause("start", None, want.profile.start))
 
 
-def _word(process: Process | None) -> str:
+def _word(case: Case, program: str) -> str:
+    daemon = case.world.daemon
+    process = daemon.processes.get(program)
+    if program in daemon.orphans:
+        return f"orphaned (pid {daemon.orphans[program]})"
     if process is None:
-        return "not running"
-    if process.exit_status == 75:
-        return "stopped after crashing"
-    return process.state.lower()
+        return f"not seen ({daemon.problem})" if daemon.problem else "not running"
+    return "stopped after crashing" if condition.crashed(process) else process.state.lower()
 
 
 def _why(case: Case, before: ProgramSpec, want: Desired) -> tuple[Cause, ...]:

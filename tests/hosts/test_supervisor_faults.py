@@ -42,7 +42,8 @@ def test_a_daemon_whose_socket_is_gone_is_found_and_never_doubled(stack: Supervi
     if also:
         (stack.folder / also).unlink()
     seen = stack.supervisor.observe()
-    assert (seen.pid, seen.problem) == (daemon, "it runs, but its socket is gone")
+    assert (seen.pid, seen.problem) == (daemon, "supervisord runs, but its socket is gone")
+    assert (seen.unseen, seen.orphans) == ({NAME: program}, {})
     with pytest.raises(LmctlError, match=r"socket is gone — run `lmctl down`") as caught:
         stack.supervisor.reload(frozenset())
     assert (caught.value.exit_code, daemons(stack)) == (9, [daemon])
