@@ -25,8 +25,8 @@ class Wanted:
     """An artifact as a declaration asks for it, before the lock resolves it to a commit and files.
 
     `id` is `repository@revision:selection`, or `path=<as declared, from the declaration's folder>` for a local one.
-    `selection` is a quant (free text), `file=<path>`, `mlx` (a whole repository of safetensors) or, without any of
-    these, empty: the first of Q4_K_M, Q8_0 and whatever the repository holds.
+    `selection` is a quant (free text), `file=<path>`, `mlx` (a whole repository of safetensors) or empty: the first of
+    Q4_K_M, Q8_0 and whatever the repository holds.
     """
 
     id: str
@@ -149,10 +149,9 @@ class Profile:
     @property
     def artifacts(self) -> tuple[Wanted, ...]:
         """Everything this profile needs on disk, its weights first."""
-        extra = (self.mmproj,) if isinstance(self.mmproj, Wanted) else ()
-        draft = (self.draft.wanted,) if self.draft else ()
-        weights = (self.weights,) if self.weights else ()
-        return (*weights, *extra, *(lora.wanted for lora in self.lora), *draft)
+        draft = self.draft.wanted if self.draft else None
+        found = (self.weights, self.mmproj, *(lora.wanted for lora in self.lora), draft)
+        return tuple(one for one in found if isinstance(one, Wanted))
 
 
 @record
@@ -203,6 +202,7 @@ class Declaration:
     inert: tuple[str, ...] = ()  # declared keys that are valid and have no effect yet
     warnings: tuple[Problem, ...] = ()  # what reading it found odd
     hash: str = ""  # sha256 over everything that was read
+    sources: Mapping[str, bytes] = NOTHING  # the files of its folder that say so, by their path from there
 
     def profile(self, name: str) -> Profile | None:
         """Return the profile called `name`, or None."""

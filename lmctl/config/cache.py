@@ -12,10 +12,11 @@ from typing import Any
 
 from lmctl import __version__
 from lmctl.config import codec
-from lmctl.config.find import Request, included
+from lmctl.config.find import Request, included, own_files
 from lmctl.config.reach import reach
 from lmctl.errors import LmctlError, Place
 from lmctl.paths import Folders, make_private, read_own, read_regular, write_atomic
+from lmctl.record import NOTHING, replace
 from lmctl.spec import Declaration, Hardware
 
 _SHAPE = 3  # of an entry
@@ -44,30 +45,35 @@ def load(path: Path, wanted: str, file: Path) -> Declaration | None:
     """Return the kept Declaration, or None when there is none that still holds."""
     try:
         kept = json.loads(read_own(path, _LIMIT))
-        if kept["key"] != wanted or not _unchanged(kept, file):
+        contents = _unchanged(kept, file) if kept["key"] == wanted else None
+        if contents is None:
             return None
-        return codec.declaration(kept["declaration"])
+        return replace(codec.declaration(kept["declaration"]), sources=own_files(file, kept["listing"], contents))
     except (OSError, LmctlError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # unreadable, foreign or of another shape: it is made anew
 
 
 def save(path: Path, wanted: str, inputs: Mapping[str, Any], declaration: Declaration) -> None:
     """Keep a Declaration; a cache that cannot be written is no failure."""
-    kept = {"key": wanted, **inputs, "declaration": codec.encode(declaration)}
+    kept = {"key": wanted, **inputs, "declaration": codec.encode(replace(declaration, sources=NOTHING))}
     with contextlib.suppress(OSError, LmctlError, UnicodeEncodeError):
         make_private(path.parent)
         write_atomic(path, json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def _unchanged(kept: Mapping[str, Any], file: Path) -> bool:
+def _unchanged(kept: Mapping[str, Any], file: Path) -> dict[str, bytes] | None:
+    """Return the content of every file that was read, None when anything is another one."""
+    contents: dict[str, bytes] = {}
     for name, digest in kept["hashes"].items():
         if digest is None:
             if os.path.lexists(name):
-                return False
-        elif sha256(read_regular(Path(name), _INPUT_LIMIT)).hexdigest() != digest:
-            return False
+                return None
+            continue
+        contents[name] = read_regular(Path(name), _INPUT_LIMIT)
+        if sha256(contents[name]).hexdigest() != digest:
+            return None
     root = str(file.parent)
     if any(reach(path, root) != leads for path, leads in kept["leads"].items()):
-        return False
+        return None
     listing: list[str] = kept["listing"]
-    return list(included(file.parent, kept["patterns"], Place(file.name))) == listing
+    return contents if list(included(file.parent, kept["patterns"], Place(file.name))) == listing else None

@@ -43,6 +43,12 @@ def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> 
     raise LmctlError("E-FILE", what, fix="run `lmctl init`, or name a file with --config")
 
 
+def own_files(file: Path, listing: Sequence[str], contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return what was read of a declaration's own files, by their path from its folder; `contents` by absolute path."""
+    found = {name: contents.get(str(file.parent / name)) for name in (file.name, *listing, LOCAL)}
+    return {name: content for name, content in found.items() if content is not None}
+
+
 def refuse_missing(directory: Path) -> None:
     """Raise E-FILE unless the folder that `-C` names is there: the one above it is another declaration's."""
     if not directory.is_dir():

@@ -68,6 +68,7 @@ class Inputs:
     patterns: tuple[str, ...] = ()
     listing: tuple[str, ...] = ()
     hashes: dict[str, str | None] = field(default_factory=dict)  # absolute path -> sha256; None: not there
+    contents: dict[str, bytes] = field(default_factory=dict)  # absolute path -> what was read
     leads: dict[str, dict[str, str]] = field(default_factory=dict)  # path that a committed file names -> its `reach`
     problems: list[Problem] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)  # profiles whose file could not be read
@@ -115,7 +116,8 @@ def read(
 
 def _listing(inputs: Inputs, place: Place) -> tuple[str, ...]:
     """Return the included files, without those that are to go and with those that are to come."""
-    names = set(included(inputs.folder, inputs.patterns, place))
+    there = [pattern for pattern in inputs.patterns if inputs.instead.get(inputs.folder / pattern) is None]
+    names = set(included(inputs.folder, there, place))
     for path, content in inputs.instead.items():
         name = path.relative_to(inputs.folder).as_posix()
         if content is None:
@@ -136,13 +138,14 @@ def _collect(inputs: Inputs, step: Any, *arguments: Any) -> bool:
 
 
 def _file(inputs: Inputs, path: Path, shown: str, *, optional: bool = False) -> tuple[Tree, str] | None:
-    if optional and not os.path.lexists(path):
+    content = inputs.instead.get(path)
+    if optional and content is None and (path in inputs.instead or not os.path.lexists(path)):
         inputs.hashes[str(path)] = None
         return None
-    content = inputs.instead.get(path)
     if content is None:
         content = read_regular(path, LIMIT)
     inputs.hashes[str(path)] = sha256(content).hexdigest()
+    inputs.contents[str(path)] = content
     return parse(content, shown)
 
 

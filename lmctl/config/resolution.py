@@ -10,6 +10,7 @@ from typing import Any
 from lmctl import trust
 from lmctl.config import check, inert, variants
 from lmctl.config.compose import Composed, Sources, gather
+from lmctl.config.find import own_files
 from lmctl.config.gated import Consent
 from lmctl.config.judge import judge
 from lmctl.config.layers import Inputs, Layer
@@ -84,6 +85,7 @@ def resolve(
         inert=inert.keys(inputs.layers, inputs.machine, composed),
         warnings=tuple(warnings),
         hash=_hash(inputs, hardware),
+        sources=own_files(inputs.file, inputs.listing, inputs.contents),
     )
     return Resolved(declaration, inputs, sources, composed, consent, gated)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from declarations import LINUX, PRELUDE
 
-from lmctl.config import cache, codec
+from lmctl.config import cache, codec, loading
 from lmctl.config.find import Request
 from lmctl.errors import LmctlError
 from lmctl.paths import Folders
@@ -60,11 +60,34 @@ def entry(place):
 
 def test_what_is_kept_equals_what_was_made(full):
     made = full.load()
-    assert codec.declaration(json.loads(json.dumps(codec.encode(made)))) == made
+    said = replace(made, sources={})
+    assert codec.declaration(json.loads(json.dumps(codec.encode(said)))) == said
     before = entry(full).stat().st_mtime_ns
     assert full.load() == made
     assert entry(full).stat().st_mtime_ns == before, "the second time nothing is written"
     assert entry(full).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_bytes_that_were_read_are_at_hand_those_of_the_declarations_folder(full):
+    texts = {
+        name: (full.folder / name).read_bytes() for name in ("localmodels.toml", "p/z.toml", "localmodels.local.toml")
+    }
+    assert full.load().sources == full.load().sources == texts
+    assert "sources" not in json.loads(entry(full).read_text())["declaration"]
+
+
+def test_a_declaration_of_other_bytes_asks_the_disk_for_none_of_them(full):
+    made = full.load()
+    earlier = {full.folder / "localmodels.toml": (PRELUDE + FULL.replace('"p/*.toml"', '"p/q.toml"')).encode()}
+    earlier |= {full.folder / "p/q.toml": b'model = "o/q"\n', full.folder / "localmodels.local.toml": None}
+    found = loading.resolve(Request(full.folder), full.folders, {}, LINUX, earlier).declaration
+    assert {profile.name for profile in made.profiles} == {"x", "y", "z", "l"}
+    assert {profile.name for profile in found.profiles} == {"x", "y", "q"}
+    assert found.sources == {path.relative_to(full.folder).as_posix(): text for path, text in earlier.items() if text}
+    (full.folder / "localmodels.local.toml").unlink()
+    earlier[full.folder / "localmodels.local.toml"] = b'[profiles.m]\npath = "/m.gguf"\n'
+    found = loading.resolve(Request(full.folder), full.folders, {}, LINUX, earlier).declaration
+    assert {profile.name for profile in found.profiles} == {"x", "y", "q", "m"}
 
 
 CHANGES = {
