@@ -239,7 +239,7 @@ def test_a_program_may_be_declared_before_it_is_trusted(team):
     [
         (
             ["set", "x"],
-            "`profile set` changes nothing without a key — write lmctl profile set x KEY=VALUE, or --unset KEY",
+            "`profile set` needs a key — write lmctl profile set x KEY=VALUE, or --unset KEY",
         ),
         (["remove", "x", "y"], "`profile remove` takes one profile — run it once for each"),
     ],
