@@ -16,7 +16,7 @@ from lmctl.memory import memory_verdict
 from lmctl.mutex import exclusive
 from lmctl.plan import Change, Plan
 from lmctl.record import NOTHING, record, replace
-from lmctl.resource import Case, Outcome, Run, Scope
+from lmctl.resource import Case, Hashed, Outcome, Run, Scope
 from lmctl.resources import artifact, content, program, weights
 from lmctl.session import Session
 from lmctl.spec import Json, Profile, program_id
@@ -159,6 +159,7 @@ class Reconciler:
             raise LmctlError("E-LOCK-STALE", f"the lock lacks {names}", fix="run `lmctl lock` and commit the lock file")
         if self._session.host.stop.is_set():
             raise KeyboardInterrupt  # nothing is begun: not even the lock is asked for
+        hashed = self._hash_local(case) if wish.locked else NOTHING
         locked = self._lock(missing, case)
         if missing and wish.saved is not None:
             if all(item.error is None for item in locked):
@@ -170,7 +171,7 @@ class Reconciler:
         self._refuse(planned, wish)
         self._session.tidy()
         self._session.register()
-        return self._carry_out(case, planned, locked, still_held)
+        return self._carry_out(case, planned, locked, still_held, hashed)
 
     def _lock(self, missing: list[Change], case: Case) -> tuple[Ended, ...]:
         if not missing:
@@ -179,13 +180,27 @@ class Reconciler:
         found = ((change, errors.get(change.address.partition(":")[2])) for change in missing)
         return tuple(Ended(change, "failed" if error else "done", error) for change, error in found)
 
+    def _hash_local(self, case: Case) -> Hashed:
+        """Read the local files that may not be the locked ones: a lock that is out of date is told before anything."""
+        try:
+            return weights.hash_local(case, self._session.host, self._on_progress)
+        except LmctlError:
+            if self._session.host.stop.is_set():
+                raise KeyboardInterrupt from None
+            raise
+
     def _refuse(self, planned: Plan, wish: Wish) -> None:
         if wish.require_fit and planned.memory.fits is not True:
             what = "the profiles that run together do not fit in memory, or it is not known whether they do"
             raise LmctlError("E-MEMORY", what, fix="see the table of `lmctl plan`, or apply without --require-fit")
 
     def _carry_out(
-        self, case: Case, planned: Plan, locked: tuple[Ended, ...], still_held: Callable[[], None]
+        self,
+        case: Case,
+        planned: Plan,
+        locked: tuple[Ended, ...],
+        still_held: Callable[[], None],
+        hashed: Hashed,
     ) -> Applied:
         session, now = self._session, self._session.host.now()
         with session.ledger.writing(now) as ledger:
@@ -200,7 +215,7 @@ class Reconciler:
             text = json.dumps(plan.to_json(planned), sort_keys=True)
             new = Generation(1, now, case.declaration.hash, lock_hash(case), text, "interrupted")
             generation = generations.opened(ledger, new)
-        run = Run(session.host, session.ledger, generation, self._on_progress, session.host.stop, self._say)
+        run = Run(session.host, session.ledger, generation, self._on_progress, session.host.stop, self._say, hashed)
         ended = list(locked)
         for kind in KINDS.values():
             changes = tuple(change for change in planned.changes if change.stage == kind.STAGE)

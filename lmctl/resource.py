@@ -13,7 +13,9 @@ from lmctl.host import Daemon, Found, Host, OnProgress
 from lmctl.ledger import Ledger, Memory, Owned
 from lmctl.plan import Change, Kept, Stage
 from lmctl.record import NOTHING, record
-from lmctl.spec import Declaration, Hardware, Lock, Profile
+from lmctl.spec import Declaration, Hardware, Lock, Profile, Signature
+
+Hashed = Mapping[Path, tuple[Signature, str]]  # content path -> the signature that it had when it was read, its sha256
 
 
 @record
@@ -124,6 +126,7 @@ class Run:
     on_progress: OnProgress
     stop: threading.Event  # set by the first Ctrl-C: begin nothing new
     say: Callable[[str], None]
+    hashed: Hashed = NOTHING  # of what was read before anything began
 
 
 class Kind(Protocol):

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--exclude", action="append", default=[], metavar="PROFILE", help="all but this profile")
     flag("--plan", metavar="FILE", help="apply this saved plan, refuse when anything changed since")
     flag("--dry-run", action="store_true", help="show the plan and stop")
-    flag("--locked", action="store_true", help="refuse when the lock file lacks something")
+    flag("--locked", action="store_true", help="refuse when the lock file is out of date")
     flag("--wait", action="store_true", help="wait for another lmctl instead of giving up")
     prune = parser.add_mutually_exclusive_group()
     prune.add_argument("--prune", action="store_true", help="prune without the waiting time")

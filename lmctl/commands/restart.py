@@ -12,7 +12,7 @@ from lmctl.result import Result
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profiles", nargs="*", metavar="PROFILE")
-    parser.add_argument("--locked", action="store_true", help="refuse when the lock file lacks something")
+    parser.add_argument("--locked", action="store_true", help="refuse when the lock file is out of date")
     parser.add_argument("--wait", action="store_true", help="wait for another lmctl instead of giving up")
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--port", type=within(1024, 65535), metavar="PORT", help="where it listens")
     flag("--ctx", type=within(256, 2**31 - 1), metavar="TOKENS", help="tokens one request may use")
     flag("--save", metavar="NAME", help="declare it under this name")
-    flag("--locked", action="store_true", help="refuse when the lock file lacks something")
+    flag("--locked", action="store_true", help="refuse when the lock file is out of date")
     flag("--wait", action="store_true", help="wait for another lmctl instead of giving up")
 
 

@@ -80,7 +80,7 @@ def _by_signature(case: Case, artifact: str, found: Found) -> Checked:
     except LmctlError as error:
         return Checked(artifact, found, "broken", error.problems[0])
     if state == "modified":
-        what = f"{escape(str(found.path))} was touched since it was verified"
+        what = weights.resized(found) or f"{escape(str(found.path))} was touched since it was verified"
         return Checked(artifact, found, state, Problem("E-HASH", what, "run `lmctl verify --deep`, or `lmctl apply`"))
     return Checked(artifact, found, "ok" if state == "verified" else state)
 

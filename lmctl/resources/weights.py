@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock as Mutex
 
 from lmctl.errors import LmctlError, Problem, escape
-from lmctl.host import Fetch, Fetched, Found
+from lmctl.host import Fetch, Fetched, Found, Host, OnProgress
 from lmctl.ledger import Owned
 from lmctl.plan import Cause, Change, Stage
 from lmctl.record import record
-from lmctl.resource import Case, Outcome, Run, keeps_nothing
+from lmctl.resource import Case, Hashed, Outcome, Run, keeps_nothing
 from lmctl.spec import Artifact, Wanted
 
 NAME = "weights"
 STAGE: Stage = "fetch"
 kept = keeps_nothing
+_TO_HASH = ("unverified", "modified")
 
 
 @record
@@ -81,29 +82,42 @@ def changes(case: Case) -> Iterable[Change]:
             stage="fetch",
             verb="create" if missing or "modified" not in states else "update",
             address=address(need.artifact),
-            cause=(_cause(states, missing, need.artifact),),
+            cause=(_cause(states, found, need.artifact),),
             download=0 if need.artifact.commit is None else sum(fresh.values()) - received,
             received=received,
         )
 
 
 def state(case: Case, found: Found) -> str:
-    """`missing`, `unverified` (never hashed here), `modified` (touched since it was hashed) or `verified`."""
+    """`missing`, `unverified` (never hashed here), `modified` (touched since, or of another size) or `verified`."""
     if found.signature is None:
         return "missing"
+    if found.signature.size != found.file.size:
+        return "modified"
     row = case.owned_at(str(found.content))
     if row is None or row.sha256 != found.file.sha256:
         return "unverified"
     return "verified" if row.signature == found.signature else "modified"
 
 
-def _cause(states: list[str], missing: list[Found], artifact: Artifact) -> Cause:
+def resized(found: Found) -> str | None:
+    """Return in words that a local file has not the locked size, None when it has; others then count as missing."""
+    if found.signature is None or found.signature.size == found.file.size:
+        return None
+    return f"{escape(str(found.path))} has {found.signature.size} bytes, the lock says {found.file.size}"
+
+
+def _cause(states: list[str], found: Sequence[Found], artifact: Artifact) -> Cause:
+    missing = states.count("missing")
     if missing and artifact.commit is None:
         return Cause("file", "missing", "put it there, or correct `path`")
     if missing:
-        there = len(states) - len(missing)
+        there = len(states) - missing
         before = f"{there} of {len(states)} files" if there else None
         return Cause("files", before, f"{len(states)} file{'s' * (len(states) != 1)}")
+    other = next((file for file in found if resized(file)), None)
+    if other is not None and other.signature is not None:
+        return Cause("size", f"{other.signature.size} bytes", f"{other.file.size} bytes as locked")
     if "modified" in states:
         return Cause("sha256", "touched since it was verified", "verified")
     after = "verified" if artifact.commit is None else "0 bytes if its sha256 agrees"
@@ -142,10 +156,34 @@ def _missing_after_hashing(need: Needed, case: Case, run: Run) -> list[tuple[Fet
     return [(Fetch(repo, need.wanted.revision or commit, commit, file.file), file.path) for file in missing]
 
 
+def hash_local(case: Case, host: Host, on_progress: OnProgress) -> Hashed:
+    """Hash every local file that is not as it was verified; return what was found, by content path. Writes nothing.
+
+    Raises E-LOCK-STALE for all files that are not the locked ones, and E-PERM for those that cannot be read.
+    """
+    found = [(file, need.artifact) for need in needed(case).values() for file in case.world.found[need.artifact.id]]
+    todo = [(file, artifact) for file, artifact in found if not artifact.commit and state(case, file) in _TO_HASH]
+    fit = [file.content for file, _ in todo if not resized(file)]
+    digests = dict(zip(fit, host.store.hashes(fit, on_progress), strict=True))
+    seen = [(file, digests.get(file.content), artifact) for file, artifact in todo]
+    wrong = [_mismatch(file, digest, artifact) for file, digest, artifact in seen if digest != file.file.sha256]
+    if wrong:
+        raise LmctlError.of(problem for error in wrong for problem in error.problems)
+    return {file.content: (file.signature, digest) for file, digest, _ in seen if file.signature and digest}
+
+
+def _digests(files: list[Found], run: Run) -> list[str | None]:
+    """Return the sha256 of each file; what was hashed before the run began is not read again unless it was touched."""
+    seen = {(file.content, file.signature) for file in files}
+    known = {path: digest for path, (signature, digest) in run.hashed.items() if (path, signature) in seen}
+    fit = [file.content for file in files if file.content not in known and not resized(file)]
+    digests = {**known, **dict(zip(fit, run.host.store.hashes(fit, run.on_progress), strict=True))}
+    return [digests.get(file.content) for file in files]
+
+
 def _hash(files: list[Found], need: Needed, run: Run) -> None:
-    digests = run.host.store.hashes([file.content for file in files], run.on_progress)
     rows = []
-    for file, digest in zip(files, digests, strict=True):
+    for file, digest in zip(files, _digests(files, run), strict=True):
         if digest != file.file.sha256:
             raise _mismatch(file, digest, need.artifact)
         signature = run.host.store.signature(file.content)
@@ -160,9 +198,9 @@ def _hash(files: list[Found], need: Needed, run: Run) -> None:
 
 
 def _mismatch(file: Found, digest: str | None, artifact: Artifact) -> LmctlError:
-    if digest is None:
+    what = resized(file) or f"{escape(str(file.path))} has sha256 {digest}, the lock says {file.file.sha256}"
+    if digest is None and not resized(file):
         return LmctlError("E-PERM", f"{escape(str(file.path))} cannot be read", fix="check its permissions")
-    what = f"{escape(str(file.path))} has sha256 {digest}, the lock says {file.file.sha256}"
     if artifact.commit is None:
         return LmctlError("E-LOCK-STALE", what, fix="run `lmctl lock --upgrade` if the new file is meant")
     return LmctlError("E-HASH", what, fix="move the file away and apply again")

@@ -105,3 +105,43 @@ def test_a_lost_ledger_restarts_nothing(machine, hub, served):
     assert machine.profiles()["hello"]["pid"] == pid
     assert [one for one in hub.asked("/resolve/") if one.method == "GET"] == []
     assert ask(number, "hi")
+
+
+@pytest.mark.parametrize("longer", [False, True], ids=["same-size", "longer"])
+def test_a_changed_local_file_is_told_by_plan_and_refused_under_locked_before_anything_happens(machine, port, longer):
+    weights, number = machine.hello(), port()
+    hello_profile = profile("hello", path="hello.gguf", port=number)
+    machine.declare(hello_profile)
+    machine.run("apply")
+    pid = machine.profiles()["hello"]["pid"]
+    machine.declare(hello_profile + profile("other", path="hello.gguf", port=port()))
+    if longer:
+        weights.write_bytes(weights.read_bytes() + bytes(16))
+    else:
+        flip(weights, seen=True)
+    (told,) = (change for change in machine.run("plan", "--json").data["changes"] if change["stage"] == "fetch")
+    assert told["verb"] == "update"
+    assert [cause["field"] for cause in told["cause"]] == (["size"] if longer else ["sha256"])
+    before = sorted(path.name for path in machine.state().rglob("*"))
+    ran = machine.run("apply", "--locked", code=66)
+    assert "error[E-LOCK-STALE]" in ran.err and "lmctl lock --upgrade" in ran.err
+    assert sorted(path.name for path in machine.state().rglob("*")) == before, "no program was written"
+    assert machine.profiles()["hello"]["pid"] == pid
+    assert machine.profiles()["other"]["drift"] == "not applied"
+    machine.run("lock", "--upgrade")
+    machine.run("apply", "--locked")
+    assert machine.profiles()["hello"]["pid"] != pid
+    assert ask(number, "hi") == "Hello from here."
+
+
+def test_a_local_file_that_was_only_touched_passes_under_locked(machine, port):
+    weights = machine.hello()
+    machine.declare(profile("hello", path="hello.gguf", port=port()))
+    machine.run("lock")
+    machine.run("apply", "--locked")
+    pid = machine.profiles()["hello"]["pid"]
+    weights.touch()
+    ran = machine.run("apply", "--locked")
+    assert "weights:path=hello.gguf" in ran.out
+    assert machine.profiles()["hello"]["pid"] == pid
+    assert "Nothing to do" in machine.run("apply", "--locked").out
