@@ -111,8 +111,16 @@ def _refused_flag(flag: str, equals: bool, rules: Rules, trusted: bool) -> Probl
         return Problem("E-FLAG", f"{shown} is managed by lmctl", f"declare `{key}` instead" if key else "remove it")
     if trusted:
         return None
-    what = f"{shown} is not on the list of harmless flags and needs machine-local allow"
+    what = f"{shown} is not on the list of harmless flags{_near(flag, rules)} and needs machine-local allow"
     return Problem("E-UNSAFE", what, allow("flags"))
+
+
+def _near(flag: str, rules: Rules) -> str:
+    import difflib  # only for mistakes
+
+    near = difflib.get_close_matches(flag, [*rules.flags, *rules.managed], n=1, cutoff=0.75)
+    key = rules.managed.get(near[0]) if near else None
+    return f" (near is {near[0]}{f', declared as `{key}`' if key else ''})" if near else ""
 
 
 def abbreviates(flag: str, known: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,19 @@ def _refused(composed: Composed) -> Iterator[Problem]:
         fix = f"remove it; {', '.join(has)} {'has' if len(has) == 1 else 'have'} it" if has else "remove it"
         place = part.layer.place((*part.path, *key.split(".")))
         yield Problem("E-KEY", f"{key}: backend {backend} has no such key", fix, place)
+
+
+def only_overridden(composed: Composed) -> bool:
+    """Return whether no file declares the profile, and what overrides it names nothing that could be served."""
+    served = ("model", "path", "source", "command")
+    return not any(part.layer.committed for part in composed.parts) and not any(key in composed.keys for key in served)
+
+
+def unknown_profile(name: str, composed: Composed, declared: Collection[str]) -> Problem:
+    near = difflib.get_close_matches(name, sorted(declared), n=1)
+    fix = f"did you mean `{near[0]}`?" if near else "correct the name, or add `model` or `path`"
+    last = composed.parts[-1]
+    return Problem("E-REF", f"there is no profile '{escape(name, 70)}'", fix, last.layer.place(last.path))
 
 
 def names(layers: Sequence[Layer]) -> Iterator[Problem]:

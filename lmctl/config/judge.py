@@ -91,13 +91,15 @@ def _unknown(layer: Layer, path: Path) -> tuple[str, str, str | None]:
     key = str(path[-1])
     if NAMES_SECRET.search(key):
         return "E-SECRET", "a secret does not belong in a configuration file", "put it in a key file (machine.toml)"
+    if layer.kind == "profile" and path in {("profiles",), layer.prefix[1:]}:
+        return "E-KEY", "in a file of its own a profile's keys stand at top level", "leave the table's header out"
     fields = fields_at(MODELS[layer.kind], path[:-1])
     if layer.kind != "machine":
         if key.lower() in _BIND:
             return "E-BIND", "only loopback in project files", "remove it; `bind` belongs in machine.toml"
         if key in _MACHINE or (path[0] == "engines" and key == "binary"):
             return "E-MACHINE", "this key belongs in machine.toml", "move it there"
-        if len(path) == 1 and key in {"name", "include"}:
+        if len(path) == 1 and key in MainFile.model_fields:
             return "E-KEY", "this key belongs in localmodels.toml", "move it there"
     near = difflib.get_close_matches(key, fields, n=1)
     known = f"known keys: {', '.join(fields[:8])}, …" if len(fields) > 8 else f"known keys: {', '.join(fields)}"

@@ -154,16 +154,20 @@ class Maker:
         asked = (layer.folder, text)  # by every form of a profile
         if asked not in self._found:
             path = os.path.normpath(layer.folder / text)
-            self._found[asked] = Path(path), self._judged(path, text)
+            self._found[asked] = Path(path), self._judged(path, text, layer.folder)
         found, wrong = self._found[asked]
         if wrong is not None:
             code, what, fix = wrong
             self.refuse(composed, key, (code, f"{key}: {what}", fix))
         return found
 
-    def _judged(self, path: str, text: str) -> Finding | None:
-        """Return what is wrong with a committed path, None when all that it reaches may be opened."""
+    def _judged(self, path: str, text: str, folder: Path) -> Finding | None:
+        """Return what is wrong with `text` in a committed file of `folder`, None when what it reaches may be opened."""
         root, elsewhere = str(self.folder), "declare it in localmodels.local.toml"
+        named = str(self.home) + text[1:] if text.startswith("~/") else path
+        if text.startswith(("/", "~/")) and holds(root, named):
+            relative = os.path.relpath(named, folder)
+            return "E-PATH", f"'{escape(text, 80)}' must be relative", f'write "{escape(relative, 4096)}"'
         if text.startswith(("/", "~")) or not holds(root, path):
             return "E-PATH", f"'{escape(text, 80)}' leads out of the declaration's folder", elsewhere
         try:

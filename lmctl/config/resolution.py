@@ -112,6 +112,10 @@ def _each(known: Mapping[str, Forms], sound: Sound, hardware: Hardware) -> Itera
     """Yield what is wrong with each profile by itself, here and in every form that it takes elsewhere."""
     for name, forms in known.items():
         whole = name not in sound.partly
+        if whole and check.only_overridden(forms.here):
+            declared = sound.names - {name for name, forms in known.items() if check.only_overridden(forms.here)}
+            yield check.unknown_profile(name, forms.here, declared)
+            continue
         yield from check.profile(name, forms.here, frozenset([hardware.os]), whole=whole)
         for form in forms.elsewhere:
             yield from check.profile(name, form.composed, form.systems, whole=whole)

@@ -34,7 +34,7 @@ def leave_out(inputs: Inputs, faults: Iterable[Fault]) -> Sound:
     in_machine = inputs.machine_unread or id(inputs.machine) in by_layer
     paths = [path for layer, path in faults if layer is not inputs.machine]
     of_profiles = [path for path in paths if path[0] == "profiles" and len(path) > 1]
-    partly = {str(path[1]) for path in of_profiles}
+    partly = inputs.unread | {str(path[1]) for path in of_profiles}
     never = {str(path[1]) for path in of_profiles if len(path) == 2 or path[2] == "backend"}
     return Sound(
         tuple(_without(layer, by_layer.get(id(layer), [])) for layer in inputs.layers),
