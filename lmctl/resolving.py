@@ -14,7 +14,7 @@ from lmctl.host import Hub, Listing, RemoteFile
 from lmctl.lock_reader import MAX_FILE_SIZE, is_commit, is_sha256
 from lmctl.lockfile import in_order
 from lmctl.paths import open_regular
-from lmctl.selection import select, select_tree
+from lmctl.selection import is_companion, select, select_tree
 from lmctl.shards import shard_names
 from lmctl.source import Source, open_local
 from lmctl.spec import Artifact, LockedFile, Role, Shape, Wanted
@@ -180,11 +180,22 @@ def _local_tree(folder: Path, role: Role, remote_code: bool) -> tuple[list[tuple
             what = f"{escape(str(path))} is neither a file nor a folder"
             raise LmctlError("E-FILE", what, fix="remove it: an engine that opens it may wait for ever")
     names = [entry.name for entry in entries if entry.is_file()]
+    _refuse_gguf(folder, names)
     found = [RemoteFile(name, (folder / name).stat().st_size, None, "") for name in names]
     chosen = [(file.path, kind) for file, kind in select_tree(found, role, str(folder))]
     with ExitStack() as stack:
         sources = [(name, kind, stack.enter_context(open_local(folder / name))) for name, kind in chosen]
         return chosen, _tree_shape(sources, names, remote_code)
+
+
+def _refuse_gguf(folder: Path, names: Sequence[str]) -> None:
+    """Raise E-MATCH, with what could be meant, for a folder of which only a file can be served."""
+    models = [name for name in names if name.lower().endswith(".gguf") and not is_companion(name)]
+    first = [name for name in models if name == shard_names(name)[0]]
+    if first and not any(name.endswith(".safetensors") for name in names):
+        more = f" and {len(first) - 5} more" if len(first) > 5 else ""
+        what = f"{escape(str(folder))} is a folder of GGUF files, of which one is served"
+        raise LmctlError("E-MATCH", what, fix=f"name it: {escape(', '.join(first[:5]))}{more}")
 
 
 def hashed(path: Path) -> tuple[int, str]:

@@ -246,6 +246,13 @@ def test_a_local_folder_is_what_an_engine_reads_of_it(tmp_path: Path, hub: Huggi
     assert refused(local(folder, tmp_path), hub).code == "E-FILE"
 
 
+def test_a_local_folder_of_gguf_files_is_told_with_those_that_could_be_meant(tmp_path: Path, hub: HuggingFace):
+    for name in ("b-00001-of-00002.gguf", "b-00002-of-00002.gguf", "a.gguf", "mmproj-a.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    error = refused(local(tmp_path, tmp_path.parent), hub)
+    assert (error.code, error.problems[0].fix) == ("E-MATCH", "name it: a.gguf, b-00001-of-00002.gguf")
+
+
 def test_a_local_adapter_needs_no_model_of_its_own(tmp_path: Path, hub: HuggingFace):
     (tmp_path / "adapters.safetensors").write_bytes(TENSORS)
     (tmp_path / "adapter_config.json").write_text("{}")

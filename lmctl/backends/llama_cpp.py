@@ -155,7 +155,7 @@ def check(profile: Profile, allowed: frozenset[str], hardware: Hardware) -> tupl
 
 
 def command(serve: Serve) -> tuple[str, ...]:
-    """Return the argv; raises E-ENGINE for what needs a binary or a missing file, E-PATH for an odd one."""
+    """Return the argv; raises E-ENGINE for what needs a binary or a missing file, E-PATH, E-MATCH for a wrong one."""
     extra = serve.profile.settings.extra_args
     for key, declared in (("extra_args", extra), ("devices", serve.profile.settings.devices)):
         if declared and serve.engine.embedded:
@@ -237,6 +237,9 @@ def _path(serve: Serve, wanted: Wanted, role: Role) -> str:
     path: Path | None = file_of(serve, wanted, role) or file_of(serve, wanted, "weights")
     if path is None:
         raise LmctlError("E-ENGINE", f"{escape(wanted.id)} holds no {role} file", fix="run `lmctl lock`")
+    if path.suffix == ".safetensors":
+        what = f"{escape(wanted.id)} holds safetensors, and llama.cpp reads GGUF"
+        raise LmctlError("E-MATCH", what, fix='declare `backend = "mlx"`, or name a GGUF file')
     return str(path)
 
 

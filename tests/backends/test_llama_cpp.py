@@ -138,6 +138,12 @@ def test_extra_args_come_last() -> None:
     assert argv[-2:] == ("--keep", "4")
 
 
+def test_a_folder_of_safetensors_is_none_of_its_models() -> None:
+    with pytest.raises(LmctlError, match="reads GGUF") as refused:
+        llama_cpp.command(serve(profile(), artifact("w", {"model.safetensors": "weights"})))
+    assert refused.value.code == "E-MATCH"
+
+
 @pytest.mark.parametrize("settings", [Settings(extra_args=("--jinja",)), Settings(devices=("CUDA0",))], ids=str)
 def test_the_embedded_engine_takes_fields_alone(settings: Settings) -> None:
     with pytest.raises(LmctlError) as refused:
