@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("reconcile", "remove what lmctl fetched and nothing declares any more"),
     "verify": ("reconcile", "compare weights on disk with the lock"),
     "down": ("reconcile", "stop every program and supervisord"),
+    "uninstall": ("reconcile", "stop everything and remove what lmctl brought and wrote"),
     "start": ("run", "start a profile, or a model that nothing declares"),
     "stop": ("run", "stop a profile until it is started again"),
     "restart": ("run", "stop and start a profile"),

@@ -125,6 +125,9 @@ class Store(Protocol):
     # snapshot link of a blob that is already in the cache (a second name or commit of the same content)
     def link(self, fetch: Fetch) -> Path: ...
 
+    # whether the path lies in the Hugging Face cache as it is configured now: nothing else is ever pruned
+    def holds(self, blob: Path) -> bool: ...
+
     # cache entries that point at the blob; a blob that something else uses is not ours to remove
     def links(self, blob: Path) -> tuple[Path, ...]: ...
 

@@ -23,13 +23,14 @@ def folder_of(record: Path) -> tuple[Path, Path]:
         raise ValueError(str(record)) from error
 
 
-def references(records: Path, own: Path, cache: Path) -> frozenset[str] | None:
+def references(records: Path, own: Path, cache: Path, leaving: frozenset[str] = frozenset()) -> frozenset[str] | None:
     """Return the sha256 of all that other declarations have locked; None when it cannot be told for one of them.
 
-    That is so when its folder, its file or every lock of it is gone or cannot be read: then it may refer to anything.
+    It cannot when its folder, its file or every lock of it is gone or cannot be read: then it may refer to anything.
+    Those that are `leaving` this machine refer to nothing any more.
     """
     digests: set[str] = set()
-    for record in _others(records, own):
+    for record in (record for record in _others(records, own) if record.stem not in leaving):
         try:
             folder, file = folder_of(record)
             _parses(file)

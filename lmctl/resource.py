@@ -31,6 +31,7 @@ class Scope:
     only: Stage | None = None  # this stage alone
     approved: bool = False  # a person said yes to what is large
 
+    leaving: frozenset[str] = frozenset()  # declarations that leave this machine: nothing of theirs wants anything
     def covers(self, name: str) -> bool:
         """Whether the profile called `name` belongs to this run."""
         return name not in self.exclude and (self.names is None or name in self.names)
@@ -80,6 +81,7 @@ class World:
     served: frozenset[str] = frozenset()  # owned paths to which the argv of a program leads
     linked: frozenset[str] = frozenset()  # owned paths to which a link leads that lmctl did not place
     let_go: Mapping[str, tuple[str, ...]] = NOTHING  # content path -> programs that have it open and are removed first
+    outside: frozenset[str] = frozenset()  # owned paths that do not lie in the cache as it is configured now
     shared: frozenset[str] = frozenset()  # owned paths whose content has another name (a hard link)
     taken_ports: frozenset[int] = frozenset()  # of other declarations' programs
     strays: tuple[Stray, ...] = ()

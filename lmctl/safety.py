@@ -15,6 +15,7 @@ class Facts:
     referenced: bool  # by this declaration's lock and profiles
     others: frozenset[str] | None  # sha256 that other declarations refer to; None: one of them cannot be read
     served: bool  # a program's argv leads to it
+    outside: bool  # of the cache as it is configured now: other rules cannot be decided there
     linked: bool  # a link leads to it that lmctl did not place
     holders: tuple[int, ...]  # processes that have it open or mapped
     whole: bool  # the run covers every profile
@@ -37,6 +38,7 @@ def keeps(row: Owned, facts: Facts) -> str | None:
         (not facts.whole, "this run names or leaves out profiles"),
         (facts.others is None, "another declaration on this machine cannot be read"),
         (row.sha256 in (facts.others or frozenset()), "another declaration refers to it"),
+        (facts.outside, "outside the Hugging Face cache as it is configured now"),
         (facts.linked, "another tool's snapshot leads to it"),
         (facts.served, "a program's command names it"),
         (bool(facts.holders), "in use by pid " + ", ".join(map(str, facts.holders))),

@@ -104,8 +104,10 @@ class Session:
         stray = any(row.kind == "blob" and row.sha256 not in refers for row in case.world.owned.values())
         if not stray and not case.world.strays:
             return case
-        others = neighbours.references(self.record.parent, self.record, self.folders.cache)
-        world = replace(case.world, references=References(others), served=_served(case))
+        leaving = case.scope.leaving
+        others = neighbours.references(self.record.parent, self.record, self.folders.cache, leaving)
+        outside = frozenset(path for path in case.world.owned if not self.host.store.holds(Path(path)))
+        world = replace(case.world, references=References(others), served=_served(case), outside=outside)
         case = replace(case, world=world)
         candidates = [row.path for row, why in content.verdicts(case) if why is None]
         store, ending = self.host.store, program.ending(case)

@@ -46,6 +46,8 @@ LAYERS = (
     ("session",),
     ("reconcile",),
     ("result",),
+    ("leaving",),
+    ("recording",),
     ("command",),
     ("progress", "asking"),
     ("acting",),

@@ -43,6 +43,15 @@ def test_what_others_locked_is_referred_to_and_the_own_lock_is_not_asked(tmp_pat
     assert references(tmp_path) == {CODE.files[0].sha256, CHAT.files[0].sha256}
 
 
+def test_what_leaves_with_it_refers_to_nothing(tmp_path):
+    Other(tmp_path, "other")
+    records = tmp_path / "state/declarations"
+    Other(tmp_path, "broken").record.write_text("{")
+    assert references(tmp_path) is None
+    leaving = frozenset(["other", "broken"])
+    assert neighbours.references(records, records / "mine.json", tmp_path / "cache", leaving) == frozenset()
+
+
 def _folder_gone(other: Other) -> None:
     for path in other.folder.iterdir():
         path.unlink()

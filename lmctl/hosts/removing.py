@@ -60,10 +60,16 @@ def remove(hub: Path, own: Path, blob: Path, signature: Signature, ours: Sequenc
 
 def _parts(hub: Path, blob: Path) -> tuple[str, str, str]:
     """Return repository folder, "blobs" and name; raises E-PRUNE for any other path."""
-    parts = blob.relative_to(hub).parts if blob.is_relative_to(hub) else ()
-    if len(parts) != 3 or parts[1] != "blobs" or ".." in parts:
+    if not is_blob(hub, blob):
         raise refused(blob, "it is not a blob of the Hugging Face cache")
-    return parts[0], parts[1], parts[2]
+    repo, blobs, name = blob.relative_to(hub).parts
+    return repo, blobs, name
+
+
+def is_blob(hub: Path, path: Path) -> bool:
+    """Return whether `path` is named as a blob of the cache `hub` is."""
+    parts = path.relative_to(hub).parts if path.is_relative_to(hub) else ()
+    return len(parts) == 3 and parts[1] == "blobs" and ".." not in parts
 
 
 def refused(path: Path, why: str) -> LmctlError:

@@ -111,6 +111,12 @@ class DiskStore:
         """Link a blob that the cache has already into the snapshot of `fetch`; return the link."""
         return link(self._hub, self._own, fetch)
 
+    def holds(self, blob: Path) -> bool:
+        """Return whether a path is one that a blob of the Hugging Face cache has."""
+        from lmctl.hosts.removing import is_blob  # only prune asks
+
+        return is_blob(self._hub, blob)
+
     def links(self, blob: Path) -> tuple[Path, ...]:
         """Return the entries of all snapshots of the blob's repository that lead to it."""
         from lmctl.hosts.removing import links  # only prune asks

@@ -37,8 +37,12 @@ def referenced(case: Case) -> frozenset[str]:
 
 
 def _declares(case: Case) -> bool:
-    """Whether the declaration says anything about content: an empty one, or one without its lock, never prunes."""
-    return bool(case.declaration.profiles) and any(name in case.lock.artifacts for name in _asked(case))
+    """Whether the declaration says anything about content: an empty one, or one without its lock, never prunes.
+
+    One that leaves says that it wants nothing.
+    """
+    wants = bool(case.declaration.profiles) and any(name in case.lock.artifacts for name in _asked(case))
+    return wants or bool(case.scope.leaving)
 
 
 def verdicts(case: Case) -> Iterable[tuple[Owned, str | None]]:
@@ -63,6 +67,7 @@ def _by_rules(case: Case) -> Iterable[tuple[Owned, str | None]]:
             referenced=row.sha256 in refers,
             others=case.world.references.others,
             served=path in case.world.served,
+            outside=path in case.world.outside,
             linked=path in case.world.linked,
             holders=case.world.held.get(path, ()),
             whole=case.scope.whole,

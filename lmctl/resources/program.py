@@ -84,7 +84,7 @@ def _removals(case: Case) -> Iterable[Change]:
 
 
 def _removed(case: Case) -> list[str]:
-    if not case.scope.whole or not case.declaration.profiles:
+    if not case.scope.whole or not (case.declaration.profiles or case.scope.leaving):
         return []
     declared = {profile.name for profile in case.declaration.profiles}
     return sorted({spec.profile for spec in case.world.daemon.specs.values()} - declared)

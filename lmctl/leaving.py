@@ -1,0 +1,240 @@
+"""What leaves this machine with a declaration, or with all of them: looked at first, then carried out in stages.
+
+Content goes by the rules of prune, but for those that wait or ask what the declaration itself wants. State goes last
+and only when everything before succeeded: without its ledger nobody would know what is lmctl's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from lmctl import neighbours
+from lmctl.config import loading
+from lmctl.config.find import MAIN, Request
+from lmctl.errors import LmctlError, Problem, escape
+from lmctl.host import OnProgress
+from lmctl.mutex import exclusive
+from lmctl.paths import Folders, disk_error
+from lmctl.plan import Change, Kept
+from lmctl.record import record, replace
+from lmctl.resource import Case, Run, Scope
+from lmctl.resources import content, program
+from lmctl.session import Session
+from lmctl.spec import Declaration, Hardware, Lock, Machine
+
+_RECORDS = "declarations"
+
+
+@record
+class Leave:
+    """One declaration that leaves, as it was looked at."""
+
+    session: Session
+    case: Case
+
+    @property
+    def name(self) -> str:
+        return self.session.declaration.name
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Content that goes."""
+        return tuple(content.changes(self.case))
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """Content that lmctl brought and that stays, with the reason."""
+        return tuple(content.kept(self.case))
+
+    @property
+    def programs(self) -> int:
+        """How many programs run."""
+        daemon = self.case.world.daemon
+        return len(daemon.orphans) + sum(process.pid is not None for process in daemon.processes.values())
+
+
+def machine(folders: Folders, hardware: Hardware) -> Machine:
+    """Return what machine.toml says, whatever became of the declarations. Raises what is wrong with it."""
+    file = folders.state / MAIN
+    request = Request(folders.state, file, empty=True)
+    alone = {Path(os.path.realpath(file)): b'version = 1\nname = "leaving"\n'}
+    return loading.resolve(request, folders, {}, hardware, instead=alone).declaration.machine
+
+
+def names(folders: Folders) -> list[str]:
+    """Return every declaration that has left something in the state folder."""
+    records = {path.stem for path in (folders.state / _RECORDS).glob("*.json")}
+    held = {path.name for path in _entries(folders.state) if path.is_dir() and not path.is_symlink()}
+    return sorted(records | held - {_RECORDS})
+
+
+def stub(folders: Folders, name: str, about: Machine) -> Declaration:
+    """Return a declaration of which nothing but its name matters: it wants nothing any more."""
+    folder, file = folders.declaration(name), folders.declaration(name) / MAIN
+    with contextlib.suppress(ValueError):
+        folder, file = neighbours.folder_of(folders.state / _RECORDS / f"{name}.json")
+    return Declaration(name, folder, file, (), machine=about)
+
+
+def look(sessions: Iterable[Session]) -> tuple[Leave, ...]:
+    """Return what of each declaration goes and stays when all of them go together; reads only."""
+    leaving = frozenset(session.declaration.name for session in sessions)
+    scope = Scope(waive_wait=True, approved=True, leaving=leaving)
+    found = [Leave(session, session.look(scope, Lock())) for session in sessions]
+    ending = frozenset(pid for leave in found for pid in program.ending(leave.case))
+    return tuple(_let_go(leave, ending) for leave in found)
+
+
+def _let_go(leave: Leave, ending: frozenset[int]) -> Leave:
+    """Return the same with nothing in use by programs that leave, too: those of the others among them."""
+    world, descends = leave.case.world, leave.session.host.processes.descends
+    held = {
+        path: tuple(pid for pid in pids if not any(descends(pid, root) for root in ending))
+        for path, pids in world.held.items()
+    }
+    return replace(leave, case=replace(leave.case, world=replace(world, held=held)))
+
+
+def last(folders: Folders, leaving: frozenset[str]) -> bool:
+    """Return whether no other declaration is left on this machine: what all share goes along then."""
+    return not {*names(folders)} - leaving
+
+
+def size(folder: Path) -> tuple[int, int]:
+    """Return how many files lie below a folder and their bytes; links count as they are."""
+    found = [Path(above) / name for above, _, files in os.walk(folder) for name in files]
+    sizes = [path.lstat().st_size for path in found if os.path.lexists(path)]
+    return len(sizes), sum(sizes)
+
+
+@contextlib.contextmanager
+def held(leaves: Iterable[Leave], say: Callable[[str], None], *, wait: bool) -> Iterator[None]:
+    """Hold the locks of all of them. Raises as `mutex.exclusive`, and nothing was done."""
+    with contextlib.ExitStack() as stack:
+        for leave in leaves:
+            stack.enter_context(exclusive(leave.session.state / "lock", "lmctl uninstall", wait=wait, say=say))
+        yield
+
+
+def carry_out(leaves: tuple[Leave, ...], on_progress: OnProgress, say: Callable[[str], None]) -> dict[str, LmctlError]:
+    """Stop, prune and remove the state of all that leave; return by name why one of them stays in part.
+
+    The locks are held. No more content goes than was looked at, and of that only what the rules still let go.
+    """
+    errors: dict[str, LmctlError] = {}
+    for leave in leaves:
+        with _noted(leave.name, errors):
+            say(f"stopping what {leave.name} runs")
+            leave.session.host.supervisor.shutdown()
+    stopped = look([leave.session for leave in leaves if leave.name not in errors])
+    shown = frozenset(change.id for leave in leaves for change in leave.changes)
+    for leave in stopped:
+        with _noted(leave.name, errors):
+            _prune(leave, shown, on_progress, say)
+    for leave in leaves:
+        if leave.name not in errors:
+            with _noted(leave.name, errors):
+                _forget(leave.session)
+    return errors
+
+
+@contextlib.contextmanager
+def _noted(name: str, errors: dict[str, LmctlError]) -> Iterator[None]:
+    try:
+        yield
+    except LmctlError as error:
+        errors[name] = error
+
+
+def _prune(leave: Leave, shown: frozenset[str], on_progress: OnProgress, say: Callable[[str], None]) -> None:
+    session, changes = leave.session, tuple(change for change in leave.changes if change.id in shown)
+    run = Run(session.host, session.ledger, 0, on_progress, session.host.stop, say)
+    problems: list[Problem] = []
+    for outcome in content.apply(changes, leave.case, run):
+        if outcome.error is not None:
+            problems += [replace(problem, change=outcome.change.id) for problem in outcome.error.problems]
+    if problems:
+        raise LmctlError.of(problems)
+
+
+def _forget(session: Session) -> None:
+    """Remove the state folder, then the record by which the declaration is found: an interrupted run is taken up."""
+    remove_tree(session.state)
+    _unlink(session.record)
+
+
+def forget_shared(folders: Folders) -> tuple[Kept, ...]:
+    """Remove what the last declaration leaves: lmctl's cache, empty folders of downloads, logs; return what stays."""
+    if folders.cache.is_dir():
+        remove_tree(folders.cache)
+    own = folders.hf_home / "lmctl"
+    if own.is_dir():
+        with exclusive(own / "lock", "lmctl uninstall", wait=True):  # nobody places or prunes now
+            _unlink(own / "lock")
+        _rmdir(own / "partial", own / "quarantine", own)
+    for path in folders.state.glob("crash-*.json"):
+        _unlink(path)
+    _rmdir(folders.state / _RECORDS, folders.state)
+    stays = (path for root in (own, folders.state) for path in _below(root))
+    return tuple(Kept(str(path), path.lstat().st_size, "not known to lmctl") for path in stays)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of lmctl's with all that is in it; no link is followed. Raises E-PERM, E-IO.
+
+    A folder that is a link, or another user's, is refused with E-PRUNE.
+    """
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        what = f"{escape(str(folder))} is not a folder of this user"
+        raise LmctlError("E-PRUNE", what, fix="look at it, and remove it by hand")
+    try:
+        for _, names, files, descriptor in os.fwalk(folder, topdown=False, follow_symlinks=False):
+            for name in files:
+                os.unlink(name, dir_fd=descriptor)
+            for name in names:
+                _remove_folder(name, descriptor)
+        folder.rmdir()
+    except OSError as error:
+        raise disk_error(folder, error) from error
+
+
+def _remove_folder(name: str, above: int) -> None:
+    """Remove an empty folder, or a link to one."""
+    if stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=above)
+    else:
+        os.rmdir(name, dir_fd=above)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def _rmdir(*folders: Path) -> None:
+    """Remove folders that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for above, _, files in os.walk(folder):
+        yield from (Path(above) / name for name in sorted(files))
