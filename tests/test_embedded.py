@@ -84,7 +84,7 @@ def running(command: Sequence[str], folder: Path) -> Iterator[Running]:
         process = subprocess.Popen(command, cwd=folder, env=environ, stdout=file, stderr=file)
     engine = Running(process, int(command[command.index("--port") + 1]), log)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while engine.ask("GET", "/health")[0] != 200:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.01)
@@ -224,7 +224,7 @@ def test_a_draft_and_a_template_file(weights: Path, tmp_path: Path) -> None:
 def test_a_signal_ends_it_at_once(number: signal.Signals, weights: Path, tmp_path: Path) -> None:
     with running(argv(weights), tmp_path) as engine:
         engine.process.send_signal(number)
-        assert engine.process.wait(20) == -number
+        assert engine.process.wait(60) == -number
         assert engine.ask("GET", "/health")[0] == 0
 
 
@@ -233,10 +233,14 @@ def test_a_signal_ends_it_also_before_it_serves(moment: str, weights: Path, tmp_
     log = tmp_path / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(argv(weights), cwd=tmp_path, stderr=file)
-    while moment not in log.read_text():
-        assert process.poll() is None
-    process.terminate()
-    assert process.wait(20) == -signal.SIGTERM
+    try:
+        while moment not in log.read_text():
+            assert process.poll() is None, log.read_text()
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
 
 
 def failed(*command: str, folder: Path) -> tuple[int, str]:

@@ -24,7 +24,7 @@ import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.port, params.hostnames, params.n_ctx = sys.argv[1], int(sys.argv[2]), ["127.0.0.1"], 1024
 server = xllamacpp.Server(params)
-time.sleep(60)
+time.sleep(600)
 """
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -35,11 +35,11 @@ def served(command: list[str], port: int) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
     address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while True:
             assert process.poll() is None and time.monotonic() < until, "the engine does not serve the model"
             try:
-                with OPENER.open(f"{address}/health", timeout=5):
+                with OPENER.open(f"{address}/health", timeout=60):
                     break
             except OSError:
                 time.sleep(0.02)

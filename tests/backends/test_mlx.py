@@ -155,13 +155,15 @@ def server(content: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     log = (home / "log").open("wb")
     process = subprocess.Popen(argv, cwd=home, env=environ, stdout=log, stderr=log)
     deadline = time.monotonic() + 120
-    while ask(content, "GET", "/health")[0] != 200:
-        assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
-        time.sleep(0.05)
-    yield content
-    process.terminate()
-    assert process.wait(20) is not None
-    log.close()
+    try:
+        while ask(content, "GET", "/health")[0] != 200:
+            assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
+            time.sleep(0.05)
+        yield content
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
 
 
 def ask(content: Serve, verb: str, path: str, **body: object) -> tuple[int, dict[str, str], str]:

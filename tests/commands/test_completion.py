@@ -106,7 +106,7 @@ def _zsh(line: str) -> set[str]:
 
 
 def _until(marker: str, terminal: int) -> str:
-    seen, end = b"", time.monotonic() + 30
+    seen, end = b"", time.monotonic() + 120
     while marker.encode() not in seen:
         ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
         assert ready, f"zsh says only {seen!r}"

@@ -16,6 +16,7 @@ from lmctl.code_docs import EXITS
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("examples/*/*.md")])
+PROGRESS = re.compile(r"^\S+: (download|hash|place|wait|waiting|done)\b.*\n", re.MULTILINE)  # told of what takes long
 SIZE = re.compile(r"\d+(\.\d)? ([KMGT]i)?B")
 
 
@@ -75,7 +76,7 @@ def _said(command: str, machine, ports: dict[str, int]) -> str:
     said = subprocess.run(command, shell=True, text=True, **how).stdout
     for port, free in ports.items():
         said = said.replace(str(free), port)
-    return said.replace(str(machine.folder), "~/models").replace(str(machine.home), "~")
+    return PROGRESS.sub("", said).replace(str(machine.folder), "~/models").replace(str(machine.home), "~")
 
 
 def test_the_readme_shows_what_the_quickstart_does(replay, example, on_path):

@@ -16,7 +16,7 @@ from lmctl.spec import Process, ProgramSpec, program_id
 SERVER = str(Path(__file__).with_name("server.py"))
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for a condition that must come true."""
     assert supervisor_daemon.wait(lambda: bool(condition()), seconds), "it did not happen"
 

@@ -42,7 +42,7 @@ def transfer(hub: Hub, tmp_path: Path, waits: Waits) -> Callable[..., HubTransfe
     """Make a transfer into tmp_path/hub; waits between tries take no time and are noted."""
 
     def make(**limits: Any) -> HubTransfer:
-        held = Limits(**{"stall": 5.0, **limits})
+        held = Limits(**{"stall": 30.0, **limits})
         return HubTransfer(Endpoint(hub.url, TOKEN), tmp_path / "hub", tmp_path / "lmctl", held, stop=waits)
 
     return make

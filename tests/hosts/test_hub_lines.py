@@ -65,7 +65,7 @@ def test_F47_a_certificate_that_is_not_trusted_is_refused_before_anything_is_sen
             assert error.value.code == "E-NETWORK"
         trusting = ssl.create_default_context(cafile=str(certificate))
         with pytest.raises(Passing):  # trusted, the request goes through: this server answers nothing
-            Line(endpoint, 5.0, trusting).get(f"{endpoint.url}/x", {})
+            Line(endpoint, 60.0, trusting).get(f"{endpoint.url}/x", {})
         assert seen == ["/x"]
     finally:
         server.shutdown()
@@ -178,6 +178,7 @@ def test_F20_an_answer_that_drips_ends_when_asked_to_stop(ask):
 def test_F51_a_proxys_password_is_sent_to_the_proxy_and_the_token_is_not():
     seen: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(60)
 
         def serve() -> None:
             line, _ = proxy.accept()
@@ -188,7 +189,7 @@ def test_F51_a_proxys_password_is_sent_to_the_proxy_and_the_token_is_not():
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         address = f"http://user:p%40ss@127.0.0.1:{proxy.getsockname()[1]}"
-        line = Line(Endpoint("https://hub.example", TOKEN, environ={"https_proxy": address}), 5.0)
+        line = Line(Endpoint("https://hub.example", TOKEN, environ={"https_proxy": address}), 60.0)
         with pytest.raises(Passing) as error:
             line.get("https://hub.example/x", {})
         thread.join()

@@ -26,8 +26,8 @@ def answers(**changes: Any) -> Any:
     return lambda method, _: table.get(method, True)
 
 
-def faked(home: Path) -> LocalSupervisor:
-    supervisor = LocalSupervisor(home / "f", os.environ, timeout=0.2)
+def faked(home: Path, timeout: float = 60.0) -> LocalSupervisor:
+    supervisor = LocalSupervisor(home / "f", os.environ, timeout=timeout)
     supervisor.write([ProgramSpec(NAME, "code", ("true",), {}, "/", "abc", "127.0.0.1:1")])
     return supervisor
 
@@ -35,7 +35,6 @@ def faked(home: Path) -> LocalSupervisor:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        pytest.param(answers(getPID=None), "no answer (timed out)", id="F69-hangs"),
         pytest.param(answers(getPID=b"<<garbage"), "not XML-RPC", id="F69-garbage"),
         pytest.param(answers(getPID=b"\xff" * 9), "not XML-RPC", id="F69-binary"),
         pytest.param(answers(getPID=500), "HTTP status 500", id="F69-500"),
@@ -46,7 +45,14 @@ def faked(home: Path) -> LocalSupervisor:
     ],
 )
 def test_an_unusable_answer_is_told_in_one_line(home: Path, answer: Any, says: str) -> None:
-    supervisor = faked(home)
+    unusable(faked(home), home, answer, says)
+
+
+def test_F69_no_answer_is_told_in_one_line(home: Path) -> None:
+    unusable(faked(home, timeout=0.2), home, answers(getPID=None), "no answer (timed out)")
+
+
+def unusable(supervisor: LocalSupervisor, home: Path, answer: Any, says: str) -> None:
     with FakeSupervisord(home / "f" / "s.sock", answer):
         assert says in supervisor.observe().problem
         with pytest.raises(LmctlError) as caught:
@@ -104,7 +110,7 @@ RUNS = {**INFO, "statename": "RUNNING", "pid": 999_999_990, "start": 1}  # a pid
 
 @pytest.mark.parametrize("method", ["removeProcessGroup", "addProcessGroup"])
 def test_F69_what_fails_for_one_program_stops_no_other(home: Path, method: str) -> None:
-    supervisor = LocalSupervisor(home / "f", os.environ, timeout=1.0)
+    supervisor = LocalSupervisor(home / "f", os.environ, timeout=60.0)
     spec = ProgramSpec(NAME, "code", ("true",), {}, "/", "abc", "127.0.0.1:1", autostart=False)
     supervisor.write([spec, replace(spec, id=OTHER, profile="chat")])
     started, stopped = [], set()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 
 import pytest
+from ports import free_port
 from supervised import Supervised, until
 
 from lmctl.errors import LmctlError
@@ -72,8 +72,7 @@ while True:
 
 @pytest.mark.parametrize("command", ["stop", "shutdown", "replace"])
 def test_F78_who_left_the_group_with_the_port_is_named_and_not_killed(stack: Supervised, command: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     argv = ("{python}", "-c", ESCAPES, str(port))
     spec = replace(stack.spec("code"), argv=argv, listen=f"127.0.0.1:{port}")
     stack.up(spec)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from email.utils import formatdate
 
 import pytest
 from downloads import PARTS, TOKEN, none, nothing
+from ports import free_port
 
 from lmctl.host import Progress
 from lmctl.hosts.endpoint import Endpoint
@@ -97,9 +97,9 @@ def test_F43_an_address_whose_time_is_over_is_asked_for_anew(repo, transfer, wan
     ],
 )
 def test_F47_a_hub_that_cannot_be_reached(repo, want, tmp_path, waits, url, says):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    transfer = HubTransfer(Endpoint(url.format(port=port)), tmp_path / "hub", tmp_path / "lmctl", Limits(), stop=waits)
+    transfer = HubTransfer(
+        Endpoint(url.format(port=free_port())), tmp_path / "hub", tmp_path / "lmctl", Limits(), stop=waits
+    )
     (done,) = transfer.fetch([want("o/n", "model.gguf")], nothing, none)
     assert (done.error.code, says in str(done.error)) == ("E-NETWORK", True), str(done.error)
 

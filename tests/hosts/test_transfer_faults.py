@@ -12,6 +12,8 @@ from hub import MIB
 
 from lmctl.host import Fetched
 
+HASTY = {"stall": 0.4, "tries": 50}  # a busy machine may take a healthy answer for another stall
+
 
 def held(folder: Path) -> list[str]:
     """Return what lies in the cache by its final names."""
@@ -39,9 +41,9 @@ def held(folder: Path) -> list[str]:
         pytest.param(
             "big.gguf", PARTS, {"headers": {"ETag": f'"{"a" * 64}"'}, "skip": 1, "times": 1}, id="F42-etag-changed"
         ),
-        pytest.param("model.gguf", {"stall": 0.3}, {"stall": 180_000, "times": 1}, id="F46-stall-after-90-percent"),
-        pytest.param("model.gguf", {"stall": 0.3}, {"stall": 0, "times": 1}, id="F46-headers-then-nothing"),
-        pytest.param("model.gguf", {"stall": 0.4, "trickle": 10_000}, {"rate": 100.0, "times": 1}, id="F46-slow-loris"),
+        pytest.param("model.gguf", HASTY, {"stall": 180_000, "times": 1}, id="F46-stall-after-90-percent"),
+        pytest.param("model.gguf", HASTY, {"stall": 0, "times": 1}, id="F46-headers-then-nothing"),
+        pytest.param("model.gguf", {**HASTY, "trickle": 10_000}, {"rate": 100.0, "times": 1}, id="F46-slow-loris"),
     ],
 )
 def test_what_passes_is_survived(repo, transfer, want, path, limits, fault):
