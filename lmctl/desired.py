@@ -182,7 +182,8 @@ def _fields(profile: Profile, artifacts: Mapping[str, Artifact], spec: ProgramSp
     fields: dict[str, Json] = {key: value for key, value in profile.changed.items() if key not in _UNRENDERED}
     fields |= {f"commit of {a.repo}": a.commit[:12] for a in artifacts.values() if a.commit}
     local = {f"sha256 of {a.id}": a.files[0].sha256[:12] for a in artifacts.values() if not a.commit and a.files}
-    return {**fields, **local, "listen": spec.listen}
+    settings: dict[str, Json] = {"start by itself": spec.autostart, "stop_timeout": float(spec.stop_seconds)}
+    return {**fields, **local, **settings, "listen": spec.listen}
 
 
 def _runs(case: Case, profile: Profile) -> bool:

@@ -110,7 +110,8 @@ def test_neither_lmctl_s_version_nor_its_python_is_in_the_hash(monkeypatch):
 def test_the_values_of_variables_are_in_no_field_that_the_ledger_keeps():
     secret = replace(GPU, changed={"env": {"CUDA_VISIBLE_DEVICES": "hidden"}, "ctx": 8192})
     fields = desired.programs(here(secret)).ready["code"].fields
-    assert fields == {"ctx": 8192, "commit of org/code": CODE.commit[:12], "listen": f"127.0.0.1:{BEFORE.port}"}
+    settings = {"start by itself": True, "stop_timeout": 10.0, "listen": f"127.0.0.1:{BEFORE.port}"}
+    assert fields == {"ctx": 8192, "commit of org/code": CODE.commit[:12], **settings}
 
 
 def test_a_profile_without_a_port_gets_the_next_free_one_and_keeps_it():

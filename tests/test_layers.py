@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "lmctl"
 # A module imports from rows above its own, and inside its own package. `resources.weights` alone stands for a module,
 # `config` for a package with all that is in it; the longest name counts.
 LAYERS = (
-    ("record", "text"),
+    ("record", "text", "secret"),
     ("errors", "code_docs"),
     ("paths", "spec"),
     ("launch", "embedded"),
@@ -32,6 +32,7 @@ LAYERS = (
     ("host", "ledger"),
     ("generations",),
     ("selection",),
+    ("snapshots",),
     ("resolving",),
     ("locking", "upstream"),
     ("plan", "safety"),

@@ -9,10 +9,11 @@ from typing import Any
 from lmctl.config.check import Merged
 from lmctl.config.compose import Composed, Sources, known_keys
 from lmctl.config.file_models import MainFile
-from lmctl.config.judge import LOOKS_SECRET, NAMES_SECRET, fields_at
+from lmctl.config.judge import fields_at
 from lmctl.config.resolution import Resolved
 from lmctl.errors import LmctlError, Place, escape
 from lmctl.record import record, replace
+from lmctl.secret import LOOKS_SECRET, NAMES_SECRET
 from lmctl.spec import Json
 
 TABLES = ("gateway", "watch", "usage", "prune", "groups", "cloud", "router", "engines")

@@ -10,11 +10,11 @@ from typing import Any
 from lmctl.all_backends import BACKENDS
 from lmctl.allowlist import allow
 from lmctl.config.compose import Composed, Part
-from lmctl.config.judge import LOOKS_SECRET, NAMES_SECRET
 from lmctl.config.kinds import PERMISSIONS
 from lmctl.config.make import place_of
 from lmctl.errors import Place, Problem
 from lmctl.record import record, replace
+from lmctl.secret import LOOKS_SECRET, NAMES_SECRET
 from lmctl.spec import Hardware, Profile
 from lmctl.trust import Field, Trusted, grants, whole
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from lmctl.config.positions import Path
 from lmctl.config.sound import Fault
 from lmctl.config.values import kind_of
 from lmctl.errors import Problem, escape
+from lmctl.secret import LOOKS_SECRET, NAMES_SECRET
 
 MODELS: dict[str, type[BaseModel]] = {
     "main": MainFile,
@@ -29,8 +29,6 @@ _BIND = frozenset(["host", "hostname", "bind", "listen", "address", "interface"]
 _MACHINE = {"allow", "binary", "endpoint", "engine_path", "hf_endpoint", "hub", "logs", "memory", "download"}
 _MACHINE |= {"token_file", "state_dir", "cache_dir", "trust", "trusted", "trust_remote_code", "yes", "weights"}
 _MACHINE |= {"roots", "reserve", "notify", "api_keys_file", "max_bytes"}
-NAMES_SECRET = re.compile(r"(?i)(^|_)(token|secret|password|passwd|api_?keys?|credentials?)$")
-LOOKS_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\bsk-[A-Za-z0-9_-]{16,}")
 
 
 def judge(inputs: Inputs) -> tuple[list[Problem], list[Problem], list[Fault]]:

@@ -78,6 +78,11 @@ def lifted(case: Case) -> tuple[str, ...]:
     return tuple(name for name in named if name in noted or program_id(name) in held)
 
 
+def named(changes: Iterable[Change]) -> tuple[str, ...]:
+    """Return the profiles whose programs are among `changes`."""
+    return tuple(_name(change) for change in changes if change.address.startswith(f"{NAME}:"))
+
+
 def _removals(case: Case) -> Iterable[Change]:
     for name in _removed(case):
         yield Change("serve", "delete", address(name), (Cause("declared", True, None),), destroys=True)
@@ -141,16 +146,21 @@ def _compare(case: Case, want: Desired, needs: tuple[str, ...]) -> Change | None
 
 
 def _quiet(case: Case, before: ProgramSpec, want: Desired) -> Change | None:
-    """Differences that restart nothing: how it is started at boot, how long a stop may take, files edited by hand."""
+    """Differences that restart nothing: settings of supervisord's, and files edited by hand."""
+    edited = tuple(name for name in case.world.daemon.edited if want.spec.id in name)
+    causes = (*rendered(before, want.spec), *quiet(before, want))
+    causes += tuple(Cause(name, "edited by hand", "as lmctl wrote it") for name in edited)
+    return Change("serve", "update", address(want.profile.name), causes) if causes else None
+
+
+def quiet(before: ProgramSpec, want: Desired) -> tuple[Cause, ...]:
+    """Return what differs and restarts nothing: whether it starts by itself, how long a stop may take, its address."""
     pairs = (
         ("start by itself", before.autostart, want.spec.autostart),
         ("stop_timeout", before.stop_timeout, float(want.spec.stop_seconds)),
         ("listen", before.listen, want.spec.listen),
     )
-    causes = tuple(Cause(field, old, new) for field, old, new in pairs if old != new)
-    edited = tuple(name for name in case.world.daemon.edited if want.spec.id in name)
-    causes += tuple(Cause(name, "edited by hand", "as lmctl wrote it") for name in edited)
-    return Change("serve", "update", address(want.profile.name), causes) if causes else None
+    return tuple(Cause(field, old, new) for field, old, new in pairs if old != new)
 
 
 def _first(want: Desired) -> tuple[Cause, ...]:
@@ -175,10 +185,21 @@ def _why(case: Case, before: ProgramSpec, want: Desired) -> tuple[Cause, ...]:
         causes = difference(applied.fields, want.fields)
         if causes:
             return causes
-    causes = difference(_flags(before.argv), _flags(want.spec.argv))
-    hidden = sorted(n for n in {*before.env, *want.spec.env} if before.env.get(n) != want.spec.env.get(n))
+    return rendered(before, want.spec)
+
+
+def rendered(before: ProgramSpec, after: ProgramSpec) -> tuple[Cause, ...]:
+    """Return how two renderings of a program differ, flag by flag; values of the environment are not shown."""
+    causes = difference(_flags(before.argv), _flags(after.argv))
+    if before.argv != after.argv and not causes:
+        causes = (Cause("argv", "in another order", "as it is rendered"),)
+    hidden = sorted(n for n in {*before.env, *after.env} if before.env.get(n) != after.env.get(n))
     causes += tuple(Cause(f"env.{name}", "(hidden)", "(hidden, changed)") for name in hidden)
-    return causes or (Cause("weights", before.hash[:12], want.spec.hash[:12]),)
+    if before.cwd != after.cwd:
+        causes += (Cause("folder", before.cwd, after.cwd),)
+    if before.hash != after.hash and not causes:
+        causes = (Cause("weights", before.hash[:12], after.hash[:12]),)
+    return causes
 
 
 def _flags(argv: tuple[str, ...]) -> Mapping[str, Json]:
