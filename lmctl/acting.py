@@ -36,6 +36,12 @@ def session(context: Context, *, empty: bool = False) -> Session:
     return Session.of(declaration, context.folders, context.host(declaration))
 
 
+def written(context: Context) -> Session:
+    """Return the session of what is written down, without what runs undeclared beside it."""
+    declaration = context.declaration(written=True)
+    return Session.of(declaration, context.folders, context.host(declaration))
+
+
 def standing(context: Context) -> tuple[Session, tuple[Problem, ...]]:
     """Return the session for commands that stop or show what runs, and what is wrong with the configuration.
 
@@ -198,7 +204,9 @@ def _resolver(session: Session) -> Resolve:
     def resolve(case: Case) -> Mapping[str, LmctlError]:
         from lmctl.locking import lock_missing  # asks the Hub: never needed where the lock is complete
 
-        return lock_missing(case.declaration, frozenset(artifact.missing(case, waiting=False)), session.host.hub)
+        missing = frozenset(artifact.missing(case, waiting=False))
+        undeclared = adhoc.undeclared(session.folders, case.declaration)
+        return lock_missing(case.declaration, missing, session.host.hub, undeclared, session.beside)
 
     return resolve
 

@@ -57,6 +57,16 @@ def sets(folders: Folders, name: str, without: frozenset[str] = frozenset()) -> 
     return tuple(expression for profile, keys in found.items() for expression in expressions(profile, keys))
 
 
+def undeclared(folders: Folders, declaration: Declaration) -> frozenset[str]:
+    """Return the profiles of a declaration that only run undeclared beside it."""
+    return frozenset(profiles(folders, declaration.name)) - declared(declaration)
+
+
+def only_for(declaration: Declaration, names: frozenset[str]) -> frozenset[str]:
+    """Return the ids of the artifacts that only the profiles `names` ask for."""
+    return frozenset(name for name, asking in declaration.asked_by.items() if names.issuperset(asking))
+
+
 def declared(declaration: Declaration) -> frozenset[str]:
     """Return the profiles of a declaration that its files declare."""
     return frozenset(profile.name for profile in declaration.profiles if not profile.file.startswith("--set "))

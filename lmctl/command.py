@@ -33,9 +33,12 @@ class Options:
 
 
 class FindDeclaration(Protocol):
-    """Find, read and resolve the declaration; raises its errors. `empty`: one without profiles is welcome."""
+    """Find, read and resolve the declaration; raises its errors. `empty`: one without profiles is welcome.
 
-    def __call__(self, *, empty: bool = False) -> Declaration: ...
+    `written`: what runs undeclared beside it, or without any, is left out.
+    """
+
+    def __call__(self, *, empty: bool = False, written: bool = False) -> Declaration: ...
 
 
 @record

@@ -112,8 +112,9 @@ def make_context(options: Options, environ: Mapping[str, str], colour: Literal["
     def hardware() -> Hardware:
         return detect(folders.cache, ask=environ if options.acts else None)
 
-    def declaration(*, empty: bool = False) -> Declaration:
-        return load_declaration(options, folders, environ, hardware(), empty)
+    def declaration(*, empty: bool = False, written: bool = False) -> Declaration:
+        request = Request(options.directory, options.config, options.sets, options.elsewhere, empty)
+        return (load_written if written else load_declaration)(request, folders, environ, hardware())
 
     def host(found: Declaration) -> LocalHost:
         return LocalHost(found, options, folders, environ)
@@ -122,20 +123,23 @@ def make_context(options: Options, environ: Mapping[str, str], colour: Literal["
     return Context(options, folders, environ, sys.stderr, style, hardware, declaration, host, sys.stdout)
 
 
-def load_declaration(
-    options: Options, folders: Folders, environ: Mapping[str, str], hardware: Hardware, empty: bool
-) -> Declaration:
-    """Return the declaration that was asked for, with what runs undeclared beside it, else the stand-in alone."""
-    request = Request(options.directory, options.config, options.sets, options.elsewhere, empty)
-    try:
-        found = loading.load(request, folders, environ, hardware)
-    except LmctlError as error:
-        request = _instead(request, folders, error)
-        found = loading.load(request, folders, environ, hardware)
-        if error.code == "E-EMPTY" and not adhoc.profiles(folders, found.name):
-            raise
+def load_written(request: Request, folders: Folders, environ: Mapping[str, str], hardware: Hardware) -> Declaration:
+    """Return the declaration that was asked for, and nothing that runs undeclared."""
+    found = loading.load(request, folders, environ, hardware)
     if found.file != Path(os.path.realpath(adhoc.alone(folders))):
         adhoc.refuse_name(found.name, Place(found.file.name))
+    return found
+
+
+def load_declaration(request: Request, folders: Folders, environ: Mapping[str, str], hardware: Hardware) -> Declaration:
+    """Return the declaration that was asked for, with what runs undeclared beside it, else the stand-in alone."""
+    try:
+        found = load_written(request, folders, environ, hardware)
+    except LmctlError as error:
+        request = _instead(request, folders, error)
+        found = load_written(request, folders, environ, hardware)
+        if error.code == "E-EMPTY" and not adhoc.profiles(folders, found.name):
+            raise
     return _with_undeclared(found, request, folders, environ, hardware)
 
 

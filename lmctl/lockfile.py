@@ -16,6 +16,7 @@ from lmctl.paths import make_private, read_regular, write_atomic
 from lmctl.spec import Artifact, Json, Lock, LockedFile, Role
 
 COMMITTED, LOCAL = "localmodels.lock", "localmodels.local.lock"
+UNDECLARED = "undeclared.lock"  # in the state folder: what runs undeclared is no business of the declaration's
 
 _LIMIT = 8 << 20  # bytes; some 8,000 artifacts
 _HEADER = "# Written by `lmctl lock`. Do not edit.\nversion = 1\n"
@@ -51,7 +52,7 @@ def read_cached(path: Path, cache: Path) -> Lock:
     return lock
 
 
-def write(path: Path, lock: Lock) -> bool:
+def write(path: Path, lock: Lock, mode: int = 0o644) -> bool:
     """Make `path` hold `lock`; return whether its bytes changed. An empty lock creates no file.
 
     Raises E-SPACE, E-PERM and E-IO; the old file is then untouched.
@@ -59,7 +60,7 @@ def write(path: Path, lock: Lock) -> bool:
     content, before = render(lock).encode(), _content(path)
     if content == before or (before is None and not lock.artifacts):
         return False
-    write_atomic(path, content, mode=0o644)
+    write_atomic(path, content, mode)
     return True
 
 

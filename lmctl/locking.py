@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from lmctl import lockfile
+from lmctl import adhoc, lockfile
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.host import Hub, Listing
 from lmctl.record import NOTHING, record, replace
@@ -189,12 +189,14 @@ def relock(declaration: Declaration, hub: Hub, selected: Selected) -> Update:
     return Update(lockfile.merged(done[0].lock, done[1].lock), changes, errors)
 
 
-def _relock_file(declaration: Declaration, path: Path, asked: list[Wanted], hub: Hub, selected: Selected) -> Update:
+def _relock_file(
+    declaration: Declaration, path: Path, asked: list[Wanted], hub: Hub, selected: Selected, mode: int = 0o644
+) -> Update:
     lock, todo = lockfile.read(path), selected.among(asked)
     upgrade = {one.id for one in todo} if selected.upgrade else frozenset[str]()
     done = update(lock, todo, partial(_resolve, declaration, _Turns(hub)), upgrade)
     dropped = without(done.lock, asked) if selected.prune else Update(done.lock)
-    lockfile.write(path, dropped.lock)
+    lockfile.write(path, dropped.lock, mode)
     return Update(dropped.lock, (*done.changes, *dropped.changes), done.errors)
 
 
@@ -218,9 +220,18 @@ def _told(declaration: Declaration, problem: Problem) -> Problem:
     return replace(problem, fix=f"choose another model, or declare `{flag}` and run `{command}`")
 
 
-def lock_missing(declaration: Declaration, ids: Collection[str], hub: Hub) -> Mapping[str, LmctlError]:
-    """Lock those artifacts of `declaration` that `ids` names and no lock holds; return by id what failed."""
-    return relock(declaration, hub, Selected(ids)).errors
+def lock_missing(
+    declaration: Declaration, ids: Collection[str], hub: Hub, undeclared: frozenset[str], beside: Path
+) -> Mapping[str, LmctlError]:
+    """Lock those artifacts of `declaration` that `ids` names and no lock holds; return by id what failed.
+
+    What only the profiles of `undeclared` ask for goes into a lock of its own, `beside`.
+    """
+    alone = adhoc.only_for(declaration, undeclared)
+    done = relock(declaration, hub, Selected({*ids} - alone))
+    wanted = [one for profile in declaration.profiles for one in profile.artifacts if one.id in alone]
+    more = _relock_file(declaration, beside, unique(wanted), hub, Selected({*ids} & alone), 0o600)
+    return {**done.errors, **more.errors}
 
 
 def check_files(declaration: Declaration, ids: Collection[str] | None = None) -> list[Problem]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmctl import lockfile
+from lmctl import adhoc, lockfile
 from lmctl.errors import LmctlError
 from lmctl.paths import read_regular
 
@@ -36,10 +36,13 @@ def references(records: Path, own: Path, cache: Path, leaving: frozenset[str] = 
             _parses(file)
             locks = [folder / name for name in (lockfile.COMMITTED, lockfile.LOCAL)]
             present = [lockfile.read_cached(path, cache) for path in locks if path.exists()]
+            beside = records.parent / record.stem / lockfile.UNDECLARED
+            undeclared = [lockfile.read_cached(beside, cache)] if beside.exists() else []
         except (LmctlError, OSError, ValueError):
             return None
-        if not present:
+        if not present and record.stem != adhoc.NAME:
             return None
+        present += undeclared
         digests |= {file.sha256 for lock in present for one in lock.artifacts.values() for file in one.files}
     return frozenset(digests)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from lmctl import lockfile, neighbours
+from lmctl import adhoc, lockfile, neighbours
 from lmctl.backend import Engine
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Found, Host, Processes
@@ -45,10 +46,34 @@ class Session:
         return self.folders.state / "declarations" / f"{self.declaration.name}.json"
 
     def lock(self) -> Lock:
-        """Return the committed and the local lock as one; where both know an artifact, the committed one counts."""
+        """Return the committed and the local lock as one; where both know an artifact, the committed one counts.
+
+        What only models ask for that nothing declares is locked beside them.
+        """
         committed, local = lock_paths(self.declaration)
         cache = self.folders.cache
-        return lockfile.merged(lockfile.read_cached(committed, cache), lockfile.read_cached(local, cache))
+        found = lockfile.merged(lockfile.read_cached(committed, cache), lockfile.read_cached(local, cache))
+        if not self.beside.exists():
+            return found
+        return lockfile.merged(found, self._undeclared(lockfile.read_cached(self.beside, cache)))
+
+    def _undeclared(self, lock: Lock) -> Lock:
+        """Return what of `lock` only models ask for that run undeclared now."""
+        alone = adhoc.only_for(self.declaration, adhoc.undeclared(self.folders, self.declaration))
+        return Lock({name: artifact for name, artifact in lock.artifacts.items() if name in alone})
+
+    @property
+    def beside(self) -> Path:
+        """The lock of what runs undeclared."""
+        return self.state / lockfile.UNDECLARED
+
+    def forget(self, names: frozenset[str]) -> frozenset[str]:
+        """Let go of models that run undeclared, and of what only they had locked; return those that there were."""
+        gone = adhoc.forget(self.folders, self.declaration.name, names)
+        if gone and self.declaration.profiles and self.beside.exists():
+            with suppress(LmctlError):  # a lock that cannot be read keeps nobody from stopping
+                lockfile.write(self.beside, self._undeclared(lockfile.read(self.beside)), 0o600)
+        return gone
 
     def look(self, scope: Scope, lock: Lock | None = None) -> Case:
         """Observe everything that planning for `scope` depends on; reads only.

@@ -69,10 +69,28 @@ def test_only_what_is_named_is_locked_or_upgraded(server: Hub, hub: HuggingFace,
         server.add(repo, {"m-Q4_K_M.gguf": HELLO})
     found = declaration(tmp_path, one, two)
     assert changes(locking.relock(found, hub, Selected({one.id}))) == [one.id]
-    assert locking.lock_missing(found, {two.id}, hub) == {}
+    assert locking.lock_missing(found, {two.id}, hub, frozenset(), tmp_path / "beside.lock") == {}
+    assert not (tmp_path / "beside.lock").exists()
     for repo in ("owner/one", "owner/two"):
         server.add(repo, {"m-Q4_K_M.gguf": OTHER})
     assert changes(locking.relock(found, hub, Selected({two.id}, upgrade=True))) == [two.id]
+
+
+def test_what_runs_undeclared_is_locked_beside(server: Hub, hub: HuggingFace, tmp_path: Path):
+    loose, shared = gguf(repo="owner/loose"), gguf(repo="owner/shared")
+    for repo in ("owner/loose", "owner/shared"):
+        server.add(repo, {"m-Q4_K_M.gguf": HELLO})
+    asked_by = {loose.id: ("one", "two"), shared.id: ("one", "code")}
+    profiles = (Profile("one", "llama.cpp", loose, Settings()), Profile("code", "llama.cpp", shared, Settings()))
+    found = replace(declaration(tmp_path, shared), profiles=profiles, local_variants=(loose,), asked_by=asked_by)
+    beside = tmp_path / "state/undeclared.lock"
+    beside.parent.mkdir()
+    undeclared = frozenset(["one", "two"])
+    assert locking.lock_missing(found, {loose.id, shared.id}, hub, undeclared, beside) == {}
+    assert list(lockfile.read(tmp_path / "localmodels.lock").artifacts) == [shared.id]
+    assert not (tmp_path / "localmodels.local.lock").exists()
+    assert list(lockfile.read(beside).artifacts) == [loose.id]
+    assert beside.stat().st_mode & 0o777 == 0o600
 
 
 def test_an_upgrade_that_fails_keeps_the_old_entry(server: Hub, hub: HuggingFace, tmp_path: Path):

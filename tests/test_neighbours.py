@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from worlds import artifact
 
-from lmctl import lockfile, neighbours
+from lmctl import adhoc, lockfile, neighbours
 from lmctl.spec import Lock
 
 CODE, CHAT = artifact("code"), artifact("chat")
@@ -50,6 +50,24 @@ def test_what_leaves_with_it_refers_to_nothing(tmp_path):
     assert references(tmp_path) is None
     leaving = frozenset(["other", "broken"])
     assert neighbours.references(records, records / "mine.json", tmp_path / "cache", leaving) == frozenset()
+
+
+def test_what_runs_undeclared_beside_others_is_referred_to(tmp_path):
+    other = Other(tmp_path, "other")
+    (tmp_path / "state/other").mkdir()
+    lockfile.write(tmp_path / "state/other" / lockfile.UNDECLARED, Lock({CHAT.id: CHAT}))
+    assert references(tmp_path) == {CODE.files[0].sha256, CHAT.files[0].sha256}
+    (other.folder / lockfile.COMMITTED).unlink()
+    assert references(tmp_path) is None, "what it declares is not known any more"
+
+
+def test_what_stands_in_for_a_declaration_has_no_lock_of_its_own(tmp_path):
+    other = Other(tmp_path, adhoc.NAME)
+    (other.folder / lockfile.COMMITTED).unlink()
+    assert references(tmp_path) == frozenset()
+    (tmp_path / "state" / adhoc.NAME).mkdir()
+    lockfile.write(tmp_path / "state" / adhoc.NAME / lockfile.UNDECLARED, Lock({CHAT.id: CHAT}))
+    assert references(tmp_path) == {CHAT.files[0].sha256}
 
 
 def _folder_gone(other: Other) -> None:

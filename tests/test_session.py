@@ -10,13 +10,13 @@ import pytest
 from declarations import LINUX, PRELUDE, Place
 from worlds import artifact
 
-from lmctl import lockfile
+from lmctl import adhoc, lockfile
 from lmctl.errors import LmctlError
 from lmctl.host import Daemon, Found
 from lmctl.record import replace
 from lmctl.resource import Scope
 from lmctl.session import Session
-from lmctl.spec import Lock, Signature
+from lmctl.spec import Lock, Signature, Wanted
 
 CODE, CHAT = artifact("code"), artifact("chat")
 SIGNATURE = Signature(1, 2, 3, 4)
@@ -84,6 +84,28 @@ def test_where_the_committed_lock_knows_an_artifact_it_counts(make):
     lockfile.write(folder / lockfile.COMMITTED, Lock({CODE.id: CODE}))
     lockfile.write(folder / lockfile.LOCAL, Lock({CODE.id: elsewhere, CHAT.id: CHAT}))
     assert session.lock().artifacts == {CODE.id: CODE, CHAT.id: CHAT}
+
+
+def test_only_what_runs_undeclared_is_locked_beside_and_only_while_it_runs(make):
+    one, two = (Wanted(each.id, "org/x", "main", "Q4_K_M", "gguf") for each in (CODE, CHAT))
+    session = make()
+    session = replace(
+        session, declaration=replace(session.declaration, asked_by={one.id: ("loose",), two.id: ("loose", "code")})
+    )
+    session.state.mkdir(parents=True)
+    lockfile.write(session.beside, Lock({CODE.id: CODE, CHAT.id: CHAT}))
+    assert session.lock().artifacts == {}
+    adhoc.remember(session.folders, "team", "loose", {"path": "/w.gguf"})
+    assert session.lock().artifacts == {CODE.id: CODE}, "what is declared as well has to be locked where it is declared"
+    assert session.forget(frozenset(["loose", "code"])) == {"loose"}
+    assert lockfile.read(session.beside).artifacts == {}
+
+
+def test_a_broken_lock_of_what_runs_undeclared_keeps_nobody_from_stopping_it(make):
+    session = make()
+    adhoc.remember(session.folders, "team", "loose", {"path": "/w.gguf"})
+    session.beside.write_text("broken [")
+    assert session.forget(frozenset(["loose"])) == {"loose"}
 
 
 def test_looking_reads_templates_by_content(make):

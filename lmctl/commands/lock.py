@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Collection
 
 from lmctl import locking
-from lmctl.acting import known, session
+from lmctl.acting import known, written
 from lmctl.command import Context
 from lmctl.errors import DONE, PARTIAL, STALE_LOCK, Problem, escape
 from lmctl.locking import Changed, Selected, Update, named
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> Result:
     """Bring the lock files up to date, or check them. Exit 3 when only some artifacts could be locked."""
-    current = session(context)
+    current = written(context)
     names = known(current, args.profiles)
     ids = locking.ids(current.declaration, names) if names else None
     if args.check:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Collection
 
 from lmctl import locking
-from lmctl.acting import known, session
+from lmctl.acting import known, written
 from lmctl.command import Context
 from lmctl.errors import DONE, PARTIAL, LmctlError, Problem
 from lmctl.locking import Selected, named
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> Result:
     """Ask the Hub for every artifact once. Exit 3 when only some of the questions were answered."""
-    current = session(context)
+    current = written(context)
     names = known(current, args.profiles)
     ids = locking.ids(current.declaration, names) if names else None
     found, problems, codes = _ask(current, ids)

@@ -66,14 +66,15 @@ def _undeclared(context: Context, args: argparse.Namespace) -> Result:
         saved = edited(context, lambda inputs: add(inputs, name, located(inputs, name, said, folder, home)))
     else:
         adhoc.remember(context.folders, found.name, name, keys)
+    current = Session.of(found, context.folders, context.host(found))
     try:
         current = session(context)
         result = start(context, current, frozenset({name}), args)
     except BaseException:
-        adhoc.forget(context.folders, found.name, frozenset({name}))
+        current.forget(frozenset({name}))
         raise
     if program_id(name) not in current.host.supervisor.observe().specs:
-        adhoc.forget(context.folders, found.name, frozenset({name}))  # it never came to run: nothing to stop later
+        current.forget(frozenset({name}))  # it never came to run: nothing to stop later
         return result if saved is None else _with(result, f"Declared profile {name} in {saved}.")
     if saved is not None:
         return _with(result, f"Declared profile {name} in {saved}; `lmctl stop {name}` stops it.")

@@ -34,8 +34,7 @@ def _stop(current: Session, names: list[str]) -> None:
     for name in names:
         supervisor.hold(program_id(name))
         supervisor.stop(program_id(name))
-    forgotten = adhoc.forget(current.folders, current.declaration.name, frozenset(names))
-    gone = forgotten - adhoc.declared(current.declaration)
+    gone = current.forget(frozenset(names)) - adhoc.declared(current.declaration)
     if not gone:
         return
     daemon = supervisor.observe()

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> Result:
     """Return what was read. Raises every problem of the configuration."""
-    declaration = context.declaration()
+    declaration = context.declaration(written=True)
     names = [profile.name for profile in declaration.profiles]
     count = f"{len(names)} profile{'' if len(names) == 1 else 's'}"
     lines = [f"{declaration.name}: {count}, no errors ({declaration.file})"]

@@ -158,6 +158,21 @@ def test_init_then_a_model_that_nothing_declares(machine, port):
     machine.run("status", code=None)
 
 
+def test_a_model_that_nothing_declares_is_no_business_of_the_declaration_s_files(machine, port, served):
+    machine.hello("Loose.", "loose.gguf")
+    before = sorted(path.name for path in machine.folder.iterdir())
+    for _ in range(2):
+        machine.run("start", "--model", "loose.gguf", "--port", str(port()))
+        checked = machine.run("lock", "--check")
+        assert (checked.out, checked.err) == ("The lock is up to date.\n", "")
+        assert machine.run("validate", "--json").data["profiles"] == ["hello"]
+        assert "Nothing to do" in machine.run("plan").out
+        machine.run("stop", "loose")
+        assert machine.run("lock", "--check").err == ""
+        machine.hello("Loose again.", "loose.gguf")  # another file now: what is gone is not compared with it
+    assert sorted(path.name for path in machine.folder.iterdir()) == before
+
+
 def test_a_declared_profile_counts_before_an_undeclared_one_of_its_name(machine, port, served):
     machine.hello("Loose.", "loose.gguf")
     machine.run("start", "--model", "loose.gguf", "--port", str(port()))
