@@ -73,8 +73,7 @@ def _waits(case: Case, profile: Profile) -> str | None:
     if not case.fetches(profile) and not all(weights.verified(case, wanted.id) for wanted in profile.artifacts):
         return "not fetched until it is started"
     if profile.start == "always" and profile.name not in case.scope.run:
-        process = case.world.daemon.processes.get(program_id(profile.name))
-        others = () if process and process.running else running_rivals(case, profile)
+        others = () if _lives(case, profile.name) else running_rivals(case, profile)
         if others:
             return f"{others[0]} runs in its place"
     return None
@@ -87,10 +86,14 @@ def rivals(case: Case, profile: Profile) -> frozenset[str]:
 
 
 def running_rivals(case: Case, profile: Profile) -> tuple[str, ...]:
-    """Return those rivals that run."""
-    processes = case.world.daemon.processes
-    found = ((name, processes.get(program_id(name))) for name in sorted(rivals(case, profile)))
-    return tuple(name for name, process in found if process and process.running)
+    """Return those rivals that run, or outlived their daemon."""
+    return tuple(name for name in sorted(rivals(case, profile)) if _lives(case, name))
+
+
+def _lives(case: Case, name: str) -> bool:
+    daemon, program = case.world.daemon, program_id(name)
+    process = daemon.processes.get(program)
+    return bool(process and process.running) or program in daemon.orphans
 
 
 def refuse_rivals(case: Case) -> None:

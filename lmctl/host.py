@@ -156,6 +156,7 @@ class Daemon:
     problem: str = ""  # why a daemon that is there cannot be asked
     held: frozenset[str] = frozenset()  # programs that the launcher refuses to start
     orphans: Mapping[str, int] = NOTHING  # pids of programs that outlived a killed daemon
+    lost: tuple[int, ...] = ()  # pids of daemons whose state folder was deleted while they ran
     unseen: Mapping[str, int] = NOTHING  # pids of programs whose daemon lives and cannot be asked
 
 
@@ -179,7 +180,8 @@ class Supervisor(Protocol):
     # returns when its process group is empty; nothing when it does not run. Names who left the group with its port
     def stop(self, program: str) -> None: ...
 
-    def shutdown(self) -> None: ...  # stops every program and the daemon, also programs that outlived a daemon
+    # stops every program and the daemon, also programs that outlived a daemon, and daemons that lost their folder
+    def shutdown(self) -> None: ...
 
     def hold(self, program: str) -> None: ...  # the launcher refuses to start it
 

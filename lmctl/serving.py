@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lmctl import condition, logtail
+from lmctl import condition, logtail, unsupervised
 from lmctl.desired import Desired, running_rivals
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Daemon, Progress
@@ -53,14 +53,17 @@ def _leaving(changes: Mapping[str, Change], asked: Mapping[str, Desired], case: 
     names = {name for name, change in changes.items() if change.verb in {"restart", "delete"}}
     for name in case.scope.run & changes.keys() & asked.keys():
         names.update(running_rivals(case, asked[name].profile))
-    found = (case.world.daemon.processes.get(program_id(name)) for name in (*names, *case.scope.run))
-    return frozenset(process.pid for process in found if process and process.pid)
+    names |= case.scope.run
+    found = (case.world.daemon.processes.get(program_id(name)) for name in names)
+    return frozenset(process.pid for process in found if process and process.pid) | unsupervised.pids(names, case)
 
 
 def _obstacle(change: Change, want: Desired | None, case: Case, run: Run, leaving: frozenset[int]) -> LmctlError | None:
     """Return why a program cannot be started at all; asked before anything stops."""
     if case.world.daemon.problem:
         return LmctlError("E-SUPERVISOR", case.world.daemon.problem, fix="run `lmctl down`, then apply again")
+    if error := unsupervised.obstacle(case):
+        return error
     if want is None or not _starts(change, want):
         return None
     for wanted in want.profile.artifacts:
@@ -94,6 +97,8 @@ def _taken(want: Desired, case: Case, run: Run, leaving: frozenset[int]) -> Lmct
 def _write(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: Case, run: Run) -> None:
     supervisor, before = run.host.supervisor, case.world.daemon
     specs, replaced, starting = dict(before.specs), set(), set()
+    leaving = _going(possible, asked, case)
+    unsupervised.refuse_others(leaving, case)
     for name, change in possible.items():
         if change.verb == "delete":
             specs.pop(program_id(name), None)
@@ -112,9 +117,17 @@ def _write(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: C
     looked_at = {program_id(name) for name in starting}
     quiet = [replace(s, autostart=s.autostart and s.id in looked_at) for s in specs.values()]
     supervisor.write(quiet if before.pid is None else list(specs.values()))
+    unsupervised.end(leaving, case, run)
     supervisor.reload(frozenset(replaced))
     supervisor.write(list(specs.values()))
     _record(possible, asked, run)
+
+
+def _going(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: Case) -> frozenset[str]:
+    """Return the profiles whose processes of today end in this run: what it starts, removes or makes way from."""
+    starting = {name for name, change in possible.items() if _starts(change, asked.get(name))}
+    rivals = {rival for name in starting & case.scope.run for rival in running_rivals(case, asked[name].profile)}
+    return frozenset({*starting, *rivals, *(name for name, change in possible.items() if change.verb == "delete")})
 
 
 def _replaces(change: Change, want: Desired, before: Daemon) -> bool:

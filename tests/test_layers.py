@@ -41,6 +41,7 @@ LAYERS = (
     ("desired",),
     ("memory", "neighbours"),
     ("condition",),
+    ("unsupervised",),
     ("serving",),
     ("resources.program",),
     ("all_resources",),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from lmctl import unsupervised
 from lmctl.acting import standing, writing
 from lmctl.command import Context
+from lmctl.host import Daemon
 from lmctl.result import Result
 
 
@@ -18,8 +20,12 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     current, warnings = standing(context)
     current.refuse_foreign_name()
     before = current.host.supervisor.observe()
-    if before.pid is None and not before.orphans:
+    if before.pid is None and not before.orphans and not before.lost:
         return Result({"stopped": False}, "supervisord is not running\n", warnings)
     with writing(context, current, "lmctl down", wait=args.wait):
         current.host.supervisor.shutdown()
-    return Result({"stopped": True}, "every program and supervisord stopped\n", warnings)
+    return Result({"stopped": True}, f"every program and supervisord stopped{_lost(before)}\n", warnings)
+
+
+def _lost(before: Daemon) -> str:
+    return f"; {unsupervised.lost(before)} and was found all the same" if before.lost else ""

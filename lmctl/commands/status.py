@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lmctl import condition, desired
+from lmctl import condition, desired, unsupervised
 from lmctl.acting import running, standing
 from lmctl.command import Context
 from lmctl.errors import DONE, UNHEALTHY
@@ -143,6 +143,8 @@ def _daemon(case: Case) -> str:
     if daemon.problem:
         number = f" (pid {daemon.pid})" if daemon.pid else ""
         return f"{daemon.problem}{number}: run `lmctl down`, then `lmctl apply`"
+    if daemon.lost:
+        return f"{unsupervised.lost(daemon)}: run `lmctl apply`, or `lmctl down`"
     return f"supervisord pid {daemon.pid}" if daemon.pid else "supervisord is not running"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -49,6 +50,32 @@ def every() -> Iterator[Stat]:
     for pid in numbers:
         if found := stat(pid):
             yield found
+
+
+def own() -> Iterator[int]:
+    """Yield the pids of this user's processes."""
+    if LINUX:
+        for path in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):  # ended in the meantime
+                if path.name.isdigit() and path.stat().st_uid == os.geteuid():
+                    yield int(path.name)
+        return
+    library = psutil()
+    for pid in library.pids():
+        with contextlib.suppress(library.Error):
+            if library.Process(pid).uids().effective == os.geteuid():
+                yield pid
+
+
+def shares_files(pid: int) -> bool:
+    """Return whether a path means the same file to a process as to this one; it does not in a container or a chroot."""
+    if not LINUX:
+        return True
+    try:
+        here, there = (Path(f"/proc/{name}/ns/mnt").readlink() for name in ("self", pid))
+        return here == there and Path(f"/proc/{pid}/root").samefile("/")
+    except OSError:
+        return False
 
 
 def members(group: int, session: int) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from lmctl import launch
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.host import Daemon
-from lmctl.hosts import pids, supervisor_daemon, supervisor_left, supervisor_rpc
+from lmctl.hosts import pids, supervisor_daemon, supervisor_left, supervisor_lost, supervisor_rpc
 from lmctl.hosts.supervisor_daemon import Group
 from lmctl.hosts.supervisor_files import Files
 from lmctl.hosts.supervisor_rpc import Client, Info, NotThere, Rpc, failure, why
@@ -45,7 +45,8 @@ class LocalSupervisor:
             number, infos = self._everything()
         except NotThere:
             if not self._silent():
-                return copy(daemon, orphans=supervisor_left.alive(self._folder))
+                lost = supervisor_lost.seen(self._folder)
+                return copy(daemon, orphans=supervisor_left.alive(self._folder), lost=lost)
             problem = "supervisord runs, but its socket is gone"
         except (LmctlError, Fault) as error:
             problem = error.problems[0].what if isinstance(error, LmctlError) else why(error)
@@ -95,6 +96,7 @@ class LocalSupervisor:
     def stop(self, program: str) -> None:
         """Stop a program and everything in its process group, also one whose daemon is gone. Raises E-SUPERVISOR."""
         if not self._ready():
+            supervisor_lost.refuse(self._folder)
             groups = supervisor_left.groups(supervisor_left.alive(self._folder))
             self._end_orphans({name: group for name, group in groups.items() if name == program})
             problems = self._escaped([program])
@@ -122,6 +124,7 @@ class LocalSupervisor:
             supervisor_daemon.end(number, self._patience() + 2.0)
         if not supervisor_daemon.wait(lambda: not supervisor_daemon.lives(self._folder), 5.0):
             raise failure("supervisord does not end", fix="see supervisord.log, then end its process")
+        supervisor_lost.end(self._folder)
         self._end_orphans(groups, grace=number is None)
         supervisor_daemon.remove_socket(self._folder)
         self._files.sweep(())
@@ -180,6 +183,7 @@ class LocalSupervisor:
         return True
 
     def _start_daemon(self, named: Iterable[str]) -> None:
+        supervisor_lost.refuse(self._folder)
         if left := supervisor_left.alive(self._folder):
             specs = self._files.declared()[0]
             shown = ", ".join(f"{escape(specs[n].profile) if n in specs else n} (pid {left[n]})" for n in left)

@@ -23,6 +23,7 @@ from lmctl.record import record
 _SOCKET_LIMIT = 96  # supervisord first binds a name of up to eight bytes more, and the kernel takes 104 to 108
 _START_TIMEOUT = 30.0
 _ROOMY = 4096  # open files: room for 800 programs without a restart of the daemon
+FOLDER = "LMCTL_STATE"  # in a daemon's environment: the folder that it was started for
 
 
 def socket_path(folder: Path) -> Path:
@@ -105,7 +106,12 @@ def pid(folder: Path) -> int | None:
 
 def is_daemon(number: int, folder: Path) -> bool:
     """Return whether a process is a supervisord that works in this folder."""
-    return any("supervisord" in part for part in pids.command(number)[:5]) and pids.runs_in(number, folder)
+    return is_supervisord(number) and pids.runs_in(number, folder)
+
+
+def is_supervisord(number: int) -> bool:
+    """Return whether a process is a supervisord, whoever runs it."""
+    return any("supervisord" in part for part in pids.command(number)[:5])
 
 
 def start(folder: Path, environ: Mapping[str, str]) -> None:
@@ -147,7 +153,7 @@ def _spawn(folder: Path, environ: Mapping[str, str], descriptor: int) -> None:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf"],
             cwd=folder,
-            env=launch.inherited(environ),
+            env={**launch.inherited(environ), FOLDER: os.path.realpath(folder)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             pass_fds=(descriptor,),

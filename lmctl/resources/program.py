@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-from lmctl import condition, desired
+from lmctl import condition, desired, unsupervised
 from lmctl.desired import Desired
 from lmctl.errors import LmctlError, Problem
 from lmctl.plan import Cause, Change, Stage, Verb, difference
@@ -48,7 +48,7 @@ def notes(case: Case) -> tuple[str, ...]:
         for name, why in desired.waiting(case).items()
         if "in its place" in why
     )
-    return (*waits, *_more_than_trained(case))
+    return (*waits, *_more_than_trained(case), *unsupervised.note(case.world.daemon))
 
 
 def _more_than_trained(case: Case) -> Iterable[str]:
@@ -97,9 +97,10 @@ def _removed(case: Case) -> list[str]:
 
 def ending(case: Case) -> Mapping[int, str]:
     """Return the pid of every program that this run removes, with the program's address."""
-    processes = case.world.daemon.processes
-    found = ((processes.get(program_id(name)), name) for name in _removed(case) if case.scope.only is None)
-    return {process.pid: address(name) for process, name in found if process and process.pid}
+    daemon, removed = case.world.daemon, _removed(case) if case.scope.only is None else []
+    running = {name: daemon.processes.get(program_id(name)) for name in removed}
+    found = {process.pid: address(name) for name, process in running.items() if process and process.pid}
+    return found | {daemon.orphans[p]: address(n) for n in removed if (p := program_id(n)) in daemon.orphans}
 
 
 def _refused(error: LmctlError, spec: ProgramSpec | None) -> Cause:
@@ -124,12 +125,16 @@ def _compare(case: Case, want: Desired, needs: tuple[str, ...]) -> Change | None
     name = want.profile.name
     before, process = _observed(case, name), case.world.daemon.processes.get(want.spec.id)
     running = process is not None and process.running
+    orphan = want.spec.id in case.world.daemon.orphans and not desired.held(case, want.profile)
     if before is None:
         return Change("serve", "create", address(name), _first(want), needs=needs)
     if before.hash != want.spec.hash:
         # a change of what is declared lifts a hold
-        verb: Verb = "restart" if running or want.profile.start == "always" else "update"
+        verb: Verb = "restart" if running or orphan or want.profile.start == "always" else "update"
         return Change("serve", verb, address(name), _why(case, before, want), needs=needs)
+    if orphan:
+        cause = Cause("process", _word(case, want.spec.id), "supervised")
+        return Change("serve", "restart", address(name), (cause,), needs=needs)
     if running and process is not None and process.hash not in (None, want.spec.hash):
         cause = Cause("process", "runs an older configuration", "runs this one")
         return Change("serve", "restart", address(name), (cause,), needs=needs)
