@@ -24,7 +24,7 @@ from lmctl.resources import artifact
 from lmctl.result import Result
 from lmctl.session import Session
 from lmctl.spec import Declaration, Json
-from lmctl.text import Style
+from lmctl.text import Style, human_id
 
 _MARKS = {"done": "✓", "failed": "✗", "blocked": "·", "not started": "·"}
 _INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
@@ -238,4 +238,4 @@ def _text(applied: Applied, style: Style) -> str:
 def _line(ended: Ended, style: Style) -> str:
     paint = style.green if ended.state == "done" else style.red
     state = "" if ended.state in {"done", "failed"} else f"  ({ended.state})"
-    return f"{paint(_MARKS[ended.state])} {ended.change.word:<7} {style.bold(ended.change.address)}{state}"
+    return f"{paint(_MARKS[ended.state])} {ended.change.word:<7} {style.bold(human_id(ended.change.address))}{state}"
