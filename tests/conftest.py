@@ -7,12 +7,8 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 from hypothesis import settings
-
-hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's doing
-hypothesis.settings.load_profile("any machine")
 
 _REAL_HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
 _OURS = (".config/lmctl", ".local/state/lmctl", ".cache/lmctl", ".cache/huggingface/lmctl")

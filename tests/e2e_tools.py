@@ -14,6 +14,9 @@ from typing import Any
 
 import psutil
 
+from lmctl import launch
+from lmctl.spec import program_id
+
 HELLO = '[profiles.hello]\npath = "hello.gguf"\nstart = "manual"\n'
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -23,7 +26,7 @@ def ask(port: int, prompt: str) -> str:
     body = json.dumps({"messages": [{"role": "user", "content": prompt}], "max_tokens": 32}).encode()
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with _OPENER.open(request, timeout=30) as answer:
+    with _OPENER.open(request, timeout=120) as answer:
         return str(json.load(answer)["choices"][0]["message"]["content"])
 
 
@@ -35,7 +38,7 @@ def listening(port: int) -> str | None:
     return None
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """Return the first true value of `condition`; fail when there is none in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -44,6 +47,43 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
             return value
         time.sleep(0.05)
     raise AssertionError("it did not happen in time")
+
+
+def exhaust(machine: Any, name: str) -> None:
+    """Wait until a program crashed, then note as many starts of it as there may be: it saves the pauses between."""
+    path = str(machine.state() / "starts" / program_id(name))
+    until(lambda: launch.count(launch.read_starts(path), launch.clock()) >= 2)
+    launch.update(path, lambda records: [*records, *records[-1:] * launch.LIMIT])
+
+
+# A shell's terminal: the command leads a session of its own whose terminal is standard input.
+_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def on_terminal(machine: Any, *words: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start lmctl on a terminal of its own; return the process and the terminal's other side."""
+    ours, its = os.openpty()
+    argv = [sys.executable, "-c", _TERMINAL, sys.executable, "-m", "lmctl", *words]
+    process = subprocess.Popen(argv, cwd=machine.folder, env=machine.env(), stdin=its, stdout=its, stderr=its)
+    os.close(its)
+    return process, ours
+
+
+def daemons(machine: Any) -> list[int]:
+    """Return the pids of every supervisord of this home."""
+    found = []
+    for process in machine.processes():
+        try:
+            if "supervisor.supervisord" in process.cmdline():
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
 
 
 def profile(name: str, **keys: Any) -> str:

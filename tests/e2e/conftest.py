@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import psutil
 import pytest
 from e2e_tools import HELLO
 from fakes.hub import Hub
+from fakes.ports import free_port
 from weights.hello import hello
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -136,14 +136,8 @@ def _cmdline(process: psutil.Process) -> list[str]:
 
 @pytest.fixture
 def port() -> Callable[[], int]:
-    """Return ports that were free a moment ago."""
-
-    def free() -> int:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            return int(one.getsockname()[1])
-
-    return free
+    """Return ports that nobody listens on, each once."""
+    return free_port
 
 
 @pytest.fixture

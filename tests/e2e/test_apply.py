@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from e2e_tools import ask, listening
+from e2e_tools import ask, exhaust, listening
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -94,9 +94,8 @@ def test_F21_an_emptied_configuration_never_removes_anything(machine, port):
 def test_F74_a_taken_port_is_named_with_its_holder_and_nothing_else_stops(machine, port):
     machine.hello()
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", number := port()))
         taken.listen()
-        number = taken.getsockname()[1]
         machine.declare(
             f'[profiles.blocked]\npath = "hello.gguf"\nport = {number}\n'
             f'[profiles.free]\npath = "hello.gguf"\nport = {(other := port())}\n'
@@ -265,15 +264,18 @@ def test_F65_status_and_plan_work_while_the_daemon_is_not_there(machine, port):
 def test_an_engine_that_cannot_load_its_weights_is_reported_with_its_last_words(machine, port):
     (machine.folder / "command.py").write_text("import sys; print('no such tensor'); sys.exit(3)")
     machine.declare(
-        f'[profiles.broken]\nbackend = "command"\nport = {port()}\nstart_timeout = "30s"\n'
+        f'[profiles.broken]\nbackend = "command"\nport = {port()}\n'
         f'command = ["python3", "{machine.folder}/command.py"]\n'
     )
     config = machine.home / ".config/lmctl"
     config.mkdir(parents=True)
     (config / "machine.toml").write_text('[allow]\nteam = ["command"]\n')
-    ran = machine.run("apply", code=9)
-    assert "E-CRASHLOOP" in ran.err
-    assert "no such tensor" in ran.err
+    process = machine.start("apply")
+    exhaust(machine, "broken")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 9, out + err
+    assert "E-CRASHLOOP" in err
+    assert "no such tensor" in err
     assert machine.profiles()["broken"]["state"] == "crash-loop"
 
 

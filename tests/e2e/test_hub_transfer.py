@@ -34,11 +34,11 @@ def test_a_download_that_is_ended_goes_on_where_it_stopped(machine, hub, port, n
     hub.add(REPO, {FILE: padded("It went on.")})
     machine.declare(profile("hello", model=REPO, quant="Q4_K_M", port=(listen := port())))
     machine.run("lock")
-    slow = hub.fault(REPO, FILE, where="get", rate=8.0 * MIB)
+    held = hub.fault(REPO, FILE, where="get", stall=22 * MIB)  # so that it does not end by itself
     process = machine.start("apply")
     until(lambda: partial(machine.home) > 20 * MIB if number == signal.SIGKILL else partial(machine.home) > 4 * MIB)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number], out + err
     assert "Traceback" not in err
     if number != signal.SIGKILL:
@@ -47,7 +47,7 @@ def test_a_download_that_is_ended_goes_on_where_it_stopped(machine, hub, port, n
     assert listening(listen) is None
     planned = machine.run("plan", "--json").data["summary"]["download"]
     assert 0 < planned < SIZE - 3 * MIB, "what is here already is not fetched again"
-    hub.repos[REPO].faults.remove(slow)
+    hub.repos[REPO].faults.remove(held)
     hub.requests.clear()
     machine.run("apply")
     assert ask(listen, "hi") == "It went on."

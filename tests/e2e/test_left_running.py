@@ -89,12 +89,12 @@ def test_stopping_an_undeclared_model_starts_no_daemon(machine, port, served):
     assert machine.processes() == []
 
 
-def test_restart_refuses_before_anything_stops(machine, served):
+def test_restart_refuses_before_anything_stops(machine, port, served):
     pid = machine.profiles()["hello"]["pid"]
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", number := port()))
         taken.listen()
-        machine.declare(profile("hello", path="hello.gguf", port=taken.getsockname()[1]))
+        machine.declare(profile("hello", path="hello.gguf", port=number))
         assert "error[E-PORT]" in machine.run("restart", "hello", code=9).err
     machine.declare(profile("hello", path="hello.gguf", port=served))
     assert machine.profiles()["hello"]["pid"] == pid
@@ -141,7 +141,7 @@ def test_waiting_for_another_lmctl_is_told_and_ends_at_once(machine, port, serve
         said = process.stderr.readline()
         assert said == "waiting for another lmctl: pid 1, `lmctl apply`, since 2026-01-01 00:00:00\n"
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         assert process.returncode == code
     assert ask(served, "hi")
     assert listening(other) is None
@@ -222,20 +222,25 @@ def test_a_long_start_says_what_it_waits_for(machine, port):
     import llama_server
 
     program = llama_server.install(machine.home)
-    llama_server.set_mode(program, "slow_load=8")
+    llama_server.set_mode(program, "slow_load")
     config = machine.home / ".config/lmctl/machine.toml"
     config.parent.mkdir(parents=True)
     config.write_text(f'[engines."llama.cpp"]\nbinary = "{program}"\n')
     machine.hello()
     machine.declare(profile("hello", path="hello.gguf", port=port()))
-    said = machine.run("apply").err
-    assert "hello: waiting for" in said and "the model is being loaded" in said
+    process = machine.start("apply")
+    while "hello: waiting for" not in (said := process.stderr.readline()):
+        assert process.poll() is None
+    assert "the model is being loaded" in said
+    llama_server.set_mode(program, None)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
 
 
 def test_LMCTL_DEBUG_is_the_flag(machine):
     machine.environ["LMCTL_DEBUG"] = "1"
     process = machine.start("plan")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert "Traceback" in err and "error[E-FILE]" in err
     machine.environ["LMCTL_DEBUG"] = "0"
     assert "Traceback" not in machine.run("plan", code=65).err

@@ -18,7 +18,7 @@ REPO = "org/hello-MLX"
 def models(port: int) -> list[str]:
     """Return the ids of the models that the server on `port` offers."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/v1/models", timeout=30) as answer:
+    with opener.open(f"http://127.0.0.1:{port}/v1/models", timeout=120) as answer:
         return [model["id"] for model in json.load(answer)["data"]]
 
 

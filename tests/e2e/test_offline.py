@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 
 import pytest
 from e2e_tools import ask, listening, profile
+from fakes.ports import free_port
 from weights.hello import hello
 
 REPO, FILE = "org/hello-GGUF", "hello-Q4_K_M.gguf"
@@ -29,8 +29,7 @@ def fetched(machine, hub, port):
 
 def refused() -> str:
     """Return an address that refuses connections."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.mark.parametrize(

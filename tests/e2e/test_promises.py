@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from e2e_tools import ask, listening
+from fakes.ports import free_range
 
 HELLO = '[profiles.{name}]\npath = "{name}.gguf"\nport = {port}\n'
 
@@ -77,12 +78,14 @@ def test_a_folder_that_moved_takes_its_name_along(machine, port):
 
 def test_profiles_without_a_port_never_share_one(machine, port):
     machine.hello()
-    machine.declare('[profiles.one]\npath = "hello.gguf"\n[profiles.two]\npath = "hello.gguf"\n')
+    ports = '[gateway]\nengine_ports = "{}-{}"\n'.format(*free_range(9))
+    machine.declare(ports + '[profiles.one]\npath = "hello.gguf"\n[profiles.two]\npath = "hello.gguf"\n')
     machine.run("apply")
     other = machine.home / "other"
     other.mkdir()
     (other / "hello.gguf").write_bytes((machine.folder / "hello.gguf").read_bytes())
-    (other / "localmodels.toml").write_text('version = 1\nname = "other"\n[profiles.three]\npath = "hello.gguf"\n')
+    text = f'version = 1\nname = "other"\n{ports}[profiles.three]\npath = "hello.gguf"\n'
+    (other / "localmodels.toml").write_text(text)
     machine.run("-C", str(other), "apply")
     rows = [*machine.run("status", "--json").data["profiles"]]
     rows += machine.run("-C", str(other), "status", "--json").data["profiles"]
