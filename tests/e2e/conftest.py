@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import canary
 import psutil
 import pytest
 from e2e_tools import HELLO
@@ -39,25 +40,39 @@ class Ran:
         return self.json["data"]
 
 
+class Heard(subprocess.Popen[str]):
+    """A process whose output is kept for the search for the token."""
+
+    said: list[str]
+
+    def communicate(self, *given: Any, **named: Any) -> tuple[str, str]:
+        out, err = super().communicate(*given, **named)
+        self.said += [str(out or ""), str(err or "")]
+        return out, err
+
+
 @dataclass
 class Machine:
-    """An empty home and a folder with a declaration in it."""
+    """An empty home, a token that nobody may see, and a folder with a declaration in it."""
 
     home: Path
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)  # all that lmctl printed
 
     def env(self) -> dict[str, str]:
         base = {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TMPDIR": str(self.home)}
-        return {**base, **self.environ}
+        return {**base, "HF_TOKEN": canary.TOKEN, **self.environ}
 
     def start(self, *words: str, **how: Any) -> subprocess.Popen[str]:
         """Start lmctl and return the running process."""
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(
+        process = Heard(
             [sys.executable, "-m", "lmctl", *words],
             **{"cwd": self.folder, "env": self.env(), "text": True, **streams, **how},
         )
+        process.said = self.said
+        return process
 
     def run(self, *words: str, code: int | None = 0, **how: Any) -> Ran:
         """Run lmctl to its end; `code` None accepts any exit code."""
@@ -102,11 +117,12 @@ class Machine:
 
 @pytest.fixture
 def machine(home: Path) -> Iterator[Machine]:
-    """A machine whose programs are all gone after the test."""
+    """A machine whose programs are all gone after the test, and whose token is nowhere."""
     folder = home / "repo"
     folder.mkdir()
     machine = Machine(home, folder)
     yield machine
+    seen = list(canary.in_processes(machine.processes()))
     for record in (home / ".local/state/lmctl/declarations").glob("*.json"):
         file = json.loads(record.read_text())["file"]
         if Path(file).exists():
@@ -117,6 +133,8 @@ def machine(home: Path) -> Iterator[Machine]:
     psutil.wait_procs(left, timeout=10)
     stand_ins = [p for p in left if "lmctl" in " ".join(_cmdline(p))]
     assert not stand_ins, f"left running: {stand_ins}"
+    seen += [*canary.in_files(home), *canary.in_texts(machine.said)]
+    assert not seen, f"the token is in: {seen}"
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def declared(machine, hub, port):
 
 
 LOCKING = [
-    pytest.param({"status": 401}, "E-AUTH", "needs a token", id="F41-401"),
+    pytest.param({"status": 401}, "E-AUTH", "does not accept", id="F41-401"),
     pytest.param(
         {"status": 403, "headers": {"X-Error-Code": "GatedRepo"}},
         "E-GATED",
@@ -47,6 +47,12 @@ LOCKING = [
     pytest.param({"status": 429, "headers": HOUR}, "E-RATE", "until", id="F39-3600"),
     pytest.param({"body": b"<html>log in</html>"}, "E-HUB", "not a Hugging Face endpoint", id="F45-captive-portal"),
 ]
+
+
+def test_F41_without_a_token_it_says_that_one_is_needed(machine, hub, declared):
+    machine.environ["HF_TOKEN"] = ""
+    hub.fault(REPO, where="api", status=401)
+    assert "needs a token" in machine.run("lock", code=7).err
 
 
 @pytest.mark.parametrize(("fault", "code", "says"), LOCKING)

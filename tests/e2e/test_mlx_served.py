@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import re
 import urllib.request
 
 import psutil
@@ -58,3 +61,29 @@ def test_a_folder_is_served_by_mlx_and_a_changed_file_is_refused(machine, port):
     machine.run("apply")
     assert machine.profiles()["apple"]["pid"] != pid
     assert ask(number, "hi") == "From a folder."
+
+
+def test_code_beside_weights_is_not_run_even_when_a_lock_that_was_pulled_vouches_for_it(machine, port):
+    """lmctl refuses to lock such a folder; a lock from elsewhere meets an engine that was not told to trust it."""
+    folder, marker = mlx.write(machine.folder / "apple", "From a folder."), machine.home / "marker"
+    machine.declare(profile("apple", path="apple", backend="mlx", port=(number := port()), start_timeout="20s"))
+    machine.run("lock")
+    lock = machine.folder / "localmodels.lock"
+    (folder / "evil.py").write_text(f"import pathlib; pathlib.Path({str(marker)!r}).touch()\n")
+    for name, keys in (
+        ("config.json", {"model_file": "evil.py", "auto_map": {"AutoConfig": "evil.A", "AutoModel": "evil.A"}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.A", None]}, "tokenizer_class": "A"}),
+    ):
+        before = (folder / name).read_bytes()
+        after = json.dumps({**json.loads(before), **keys}).encode()
+        (folder / name).write_bytes(after)
+        text = lock.read_text().replace(hashlib.sha256(before).hexdigest(), hashlib.sha256(after).hexdigest())
+        lock.write_text(re.sub(rf"(size += ){len(before)}\n", rf"\g<1>{len(after)}\n", text))
+    assert "Nothing" not in machine.run("apply", code=None).out
+    with contextlib.suppress(OSError):
+        ask(number, "hi")
+    log = machine.run("logs", "apple").out
+    assert "trust_remote_code" in log
+    assert not marker.exists()
+    lock.unlink()
+    assert "error[E-REMOTECODE]" in machine.run("lock", code=4).err
