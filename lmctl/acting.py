@@ -16,7 +16,7 @@ from lmctl import adhoc, neighbours, plan
 from lmctl.command import Context
 from lmctl.config.find import MAIN, Request, discover
 from lmctl.errors import LmctlError, Problem, Terminated, escape
-from lmctl.mutex import exclusive
+from lmctl.mutex import PATIENCE, exclusive
 from lmctl.progress import Reporter
 from lmctl.reconcile import Applied, Ended, Reconciler, Resolve
 from lmctl.resource import Case
@@ -193,11 +193,12 @@ def reconciling(context: Context, session: Session) -> Iterator[tuple[Reconciler
 
 @contextmanager
 def writing(context: Context, session: Session, command: str, *, wait: bool) -> Iterator[None]:
-    """Hold the declaration's lock for a command that plans nothing. Raises as `mutex.exclusive`."""
-    with Reporter(context) as reporter:
-        say = reporter.say
-        with exclusive(session.state / "lock", command, wait=wait, say=say):
-            yield
+    """Hold the writer's lock for a command that plans nothing. Raises as `mutex.exclusive`."""
+    with (
+        Reporter(context) as reporter,
+        exclusive(session.writer, command, wait=wait, patience=PATIENCE, say=reporter.say),
+    ):
+        yield
 
 
 def _resolver(session: Session) -> Resolve:

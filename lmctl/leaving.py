@@ -115,8 +115,8 @@ def size(folder: Path) -> tuple[int, int]:
 def held(leaves: Iterable[Leave], say: Callable[[str], None], *, wait: bool) -> Iterator[None]:
     """Hold the locks of all of them. Raises as `mutex.exclusive`, and nothing was done."""
     with contextlib.ExitStack() as stack:
-        for leave in leaves:
-            stack.enter_context(exclusive(leave.session.state / "lock", "lmctl uninstall", wait=wait, say=say))
+        for path in [path for leave in leaves for path in (leave.session.turn, leave.session.writer)]:
+            stack.enter_context(exclusive(path, "lmctl uninstall", wait=wait, say=say))
         yield
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.ledger_file import failure, newer, open_writable
-from lmctl.record import record, replace
+from lmctl.record import NOTHING, record, replace
 from lmctl.spec import Json, Signature
 
 ROLLED_BACK = "rolled-back"  # the reason of a hold that stops nothing: it keeps everybody but a person from applying
@@ -60,10 +60,14 @@ class Memory:
     rolled_back: frozenset[str] = frozenset()  # profiles that a rollback touched, until a person applies
     in_force: int | None = None  # the generation that a rollback brought back, until a person applies
     problem: Problem | None = None  # why it may be less than was written
+    held_since: Mapping[str, float] = NOTHING  # when each hold of `holds` was recorded, in seconds since the epoch
 
 
 class Ledger:
-    """One declaration's ledger.db. Reading writes nothing; whoever writes holds the declaration's lock."""
+    """One declaration's ledger.db. Reading writes nothing.
+
+    Whoever writes holds the declaration's lock, but for rows of files that were verified: those come while bytes do.
+    """
 
     def __init__(self, path: Path, patience: float = 10.0) -> None:
         self.path = path
@@ -236,15 +240,18 @@ def _memory(db: sqlite3.Connection) -> Memory:
         for r in db.execute(_OWNED)
     )
     applied = {r[0]: Applied(json.loads(r[1]), r[2]) for r in db.execute("SELECT address, fields, hash FROM applied")}
-    reasons: dict[str, str] = dict(db.execute("SELECT profile, reason FROM hold").fetchall())
+    held = {
+        profile: (reason, since) for profile, reason, since in db.execute("SELECT profile, reason, since FROM hold")
+    }
     ports: dict[str, str] = dict(db.execute("SELECT profile, listen FROM port").fetchall())
     return Memory(
         owned=owned,
         applied=applied,
-        holds={profile: reason for profile, reason in reasons.items() if reason != ROLLED_BACK},
+        holds={profile: reason for profile, (reason, _) in held.items() if reason != ROLLED_BACK},
+        held_since={profile: since for profile, (reason, since) in held.items() if reason != ROLLED_BACK},
         ports=ports,
         unconfirmed=frozenset(row[0] for row in db.execute("SELECT profile FROM unconfirmed")),
-        rolled_back=frozenset(profile for profile, reason in reasons.items() if reason == ROLLED_BACK),
+        rolled_back=frozenset(profile for profile, (reason, _) in held.items() if reason == ROLLED_BACK),
         in_force=_in_force(db),
     )
 

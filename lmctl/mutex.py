@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import stat
 import threading
@@ -17,7 +18,37 @@ from pathlib import Path
 from lmctl.errors import LmctlError, escape
 from lmctl.paths import disk_error, make_private
 
+PATIENCE = 5.0  # seconds to wait, unasked, for a lock that nobody holds for long
 _POLL = 0.1  # seconds between two tries of a waiter
+
+
+class Held:
+    """A lock that is held. Calling it raises E-IO when the file is no longer the one that is locked.
+
+    Then another lmctl may be at work: whoever holds it asks between two steps.
+    """
+
+    def __init__(self, path: Path, descriptor: int, command: str, say: Callable[[str], None] | None) -> None:
+        self._path, self._descriptor, self._command, self._say = path, descriptor, command, say
+
+    def __call__(self) -> None:
+        held, now = os.fstat(self._descriptor), None
+        with contextlib.suppress(OSError):
+            now = self._path.lstat()
+        if now is None or (held.st_dev, held.st_ino) != (now.st_dev, now.st_ino):
+            raise LmctlError("E-IO", f"{escape(str(self._path))} was replaced while it was locked", fix="run it again")
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Let others have the lock meanwhile; hold it again at the end, once nobody else does.
+
+        What was looked at before may have changed. Raises E-IO as calling does. An exception leaves without the lock.
+        """
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        yield
+        _wait(self._descriptor, math.inf, self._say, threading.Event())
+        self()
+        _introduce(self._descriptor, self._command)
 
 
 @contextmanager
@@ -26,15 +57,14 @@ def exclusive(
     command: str,
     *,
     wait: bool = False,
+    patience: float = 0.0,
     say: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
-) -> Iterator[Callable[[], None]]:
-    """Hold the lock at `path`, with `wait` once its holder lets go; yield a check to make between two steps.
+) -> Iterator[Held]:
+    """Hold the lock at `path`, with `wait` once its holder lets go, else when it does within `patience` seconds.
 
     A waiter is told once, through `say`, who holds it. When `stop` is set before the lock is held, KeyboardInterrupt
     is raised and nothing was done.
-
-    The check raises E-IO when the file is no longer the one that is locked: then another lmctl may be at work.
 
     Raises E-BUSY naming the holder's pid, command and since when, E-PERM or E-IO when the lock file is not a regular
     file of ours.
@@ -43,21 +73,42 @@ def exclusive(
     make_private(path.parent)
     descriptor = _open(path)
     try:
-        while not _taken(descriptor):
-            if not wait:
-                what = f"another lmctl works here: {_holder(descriptor)}"
-                raise LmctlError("E-BUSY", what, fix="wait, or use --wait")
-            if say is not None:
-                say(f"waiting for another lmctl: {_holder(descriptor)}")
-                say = None
-            stop.wait(_POLL)
-            _refuse_stopped(stop)
+        _wait(descriptor, math.inf if wait else patience, say if wait else None, stop)
         _refuse_stopped(stop)
-        _refuse_replaced(descriptor, path)
+        held = Held(path, descriptor, command, say)
+        held()
         _introduce(descriptor, command)
-        yield lambda: _refuse_replaced(descriptor, path)
+        yield held
     finally:
         os.close(descriptor)
+
+
+def holder(path: Path) -> str | None:
+    """Return who holds the lock at `path` now, in words; None when nobody does, or it cannot be known."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _wait(descriptor: int, seconds: float, say: Callable[[str], None] | None, stop: threading.Event) -> None:
+    end = time.monotonic() + seconds
+    while not _taken(descriptor):
+        if time.monotonic() >= end:
+            what = f"another lmctl works here: {_holder(descriptor)}"
+            raise LmctlError("E-BUSY", what, fix="wait, or use --wait")
+        if say is not None:
+            say(f"waiting for another lmctl: {_holder(descriptor)}")
+            say = None
+        stop.wait(_POLL)
+        _refuse_stopped(stop)
 
 
 def _open(path: Path) -> int:
@@ -94,14 +145,6 @@ def _introduce(descriptor: int, command: str) -> None:
 def _refuse_stopped(stop: threading.Event) -> None:
     if stop.is_set():
         raise KeyboardInterrupt
-
-
-def _refuse_replaced(descriptor: int, path: Path) -> None:
-    held, now = os.fstat(descriptor), None
-    with contextlib.suppress(OSError):
-        now = path.lstat()
-    if now is None or (held.st_dev, held.st_ino) != (now.st_dev, now.st_ino):
-        raise LmctlError("E-IO", f"{escape(str(path))} was replaced while it was locked", fix="run it again")
 
 
 def _holder(descriptor: int) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from lmctl import desired, generations, lockfile, plan
+from lmctl import desired, generations, meanwhile, plan, recording
 from lmctl.all_resources import KINDS
 from lmctl.errors import DONE, PARTIAL, LmctlError, Problem
 from lmctl.generations import Generation
 from lmctl.host import OnProgress
 from lmctl.memory import memory_verdict
-from lmctl.mutex import exclusive
+from lmctl.mutex import PATIENCE, Held, exclusive
 from lmctl.plan import Change, Plan
 from lmctl.record import NOTHING, record, replace
 from lmctl.resource import Case, Hashed, Outcome, Run, Scope
@@ -107,12 +107,7 @@ def _fingerprint(case: Case, changes: tuple[Change, ...]) -> str:
     shown = [[c.verb, c.address, [[x.field, x.before, x.after] for x in c.cause], c.whole, c.free] for c in changes]
     processes = [[p.id, p.state, p.hash] for p in sorted(case.world.daemon.processes.values(), key=lambda p: p.id)]
     touched: Json = processes if any(change.stage == "serve" for change in changes) else []  # type: ignore[assignment]
-    return plan.fingerprint(case.declaration.hash, lock_hash(case), shown, touched)  # type: ignore[arg-type]
-
-
-def lock_hash(case: Case) -> str:
-    """Return the sha256 of the lock in its one written form."""
-    return hashlib.sha256(lockfile.render(case.lock).encode()).hexdigest()
+    return plan.fingerprint(case.declaration.hash, recording.lock_hash(case), shown, touched)  # type: ignore[arg-type]
 
 
 def _addresses(case: Case, profile: Profile) -> Iterator[str]:
@@ -144,12 +139,22 @@ class Reconciler:
         quiet = content.marks(case).empty and not program.lifted(case)
         if planned.empty and wish.saved is None and not wish.take and quiet:
             return Applied(planned)
-        lock, stop = self._session.state / "lock", self._session.host.stop
-        with exclusive(lock, wish.command, wait=wish.wait, say=self._say, stop=stop) as still_held:
-            return self._apply(scope, wish, still_held)
+        with self._turn(wish) if not scope.run else nullcontext(), self._writer(wish) as held:
+            return self._apply(scope, wish, held)
 
-    def _apply(self, scope: Scope, wish: Wish, still_held: Callable[[], None]) -> Applied:
-        case = self._session.look(scope)
+    def _turn(self, wish: Wish) -> AbstractContextManager[Held]:
+        """One run about everything, or one that writes the lock files, at a time: from its beginning to its end."""
+        return exclusive(self._session.turn, wish.command, wait=wish.wait, say=self._say, stop=self._session.host.stop)
+
+    def _writer(self, wish: Wish) -> AbstractContextManager[Held]:
+        """One writer at a time; it lets go while bytes are fetched or a program is awaited, so that others can stop."""
+        stop = self._session.host.stop
+        return exclusive(
+            self._session.writer, wish.command, wait=wish.wait, patience=PATIENCE, say=self._say, stop=stop
+        )
+
+    def _apply(self, scope: Scope, wish: Wish, held: Held) -> Applied:
+        case = begun = self._session.look(scope)
         planned = make_plan(case)
         if wish.saved is not None:
             plan.matches(planned, wish.saved)
@@ -159,24 +164,26 @@ class Reconciler:
             raise LmctlError("E-LOCK-STALE", f"the lock lacks {names}", fix="run `lmctl lock` and commit the lock file")
         if self._session.host.stop.is_set():
             raise KeyboardInterrupt  # nothing is begun: not even the lock is asked for
-        hashed = self._hash_local(case) if wish.locked else NOTHING
-        locked = self._lock(missing, case)
+        with held.released() if wish.locked else nullcontext():
+            hashed = self._hash_local(case) if wish.locked else NOTHING
+        locked = self._lock(missing, case, wish, held)
         if missing and wish.saved is not None:
             if all(item.error is None for item in locked):
                 self._say("the lock is written; plan again to see what follows from it")
             return Applied(planned, locked)
-        if missing:
+        if missing or wish.locked:
             case = self._session.look(scope)
             planned = make_plan(case)
         self._refuse(planned, wish)
         self._session.tidy()
         self._session.register()
-        return self._carry_out(case, planned, locked, still_held, hashed)
+        return self._carry_out(begun, case, planned, locked, held, hashed)
 
-    def _lock(self, missing: list[Change], case: Case) -> tuple[Ended, ...]:
+    def _lock(self, missing: list[Change], case: Case, wish: Wish, held: Held) -> tuple[Ended, ...]:
         if not missing:
             return ()
-        errors = self._resolve(case)
+        with held.released(), self._turn(wish) if case.scope.run else nullcontext():
+            errors = self._resolve(case)
         found = ((change, errors.get(change.address.partition(":")[2])) for change in missing)
         return tuple(Ended(change, "failed" if error else "done", error) for change, error in found)
 
@@ -195,34 +202,34 @@ class Reconciler:
             raise LmctlError("E-MEMORY", what, fix="see the table of `lmctl plan`, or apply without --require-fit")
 
     def _carry_out(
-        self,
-        case: Case,
-        planned: Plan,
-        locked: tuple[Ended, ...],
-        still_held: Callable[[], None],
-        hashed: Hashed,
+        self, begun: Case, case: Case, planned: Plan, locked: tuple[Ended, ...], held: Held, hashed: Hashed
     ) -> Applied:
-        session, now = self._session, self._session.host.now()
+        session, now, stop = self._session, self._session.host.now(), self._session.host.stop
         with session.ledger.writing(now) as ledger:
             learned = content.marks(case)
             ledger.unreferenced(learned.unreferenced)
             ledger.protect(learned.protect)
-            for name in program.lifted(case):
+            for name in {*program.lifted(case)} - meanwhile.stopped(begun, case):
                 session.host.supervisor.release(program_id(name))
                 ledger.lift(name)
             if planned.empty:
                 return Applied(planned, locked)
             text = json.dumps(plan.to_json(planned), sort_keys=True)
-            new = Generation(1, now, case.declaration.hash, lock_hash(case), text, "interrupted")
+            new = Generation(1, now, case.declaration.hash, recording.lock_hash(case), text, "interrupted")
             generation = generations.opened(ledger, new)
-        run = Run(session.host, session.ledger, generation, self._on_progress, session.host.stop, self._say, hashed)
+        run = Run(session.host, session.ledger, generation, self._on_progress, stop, self._say, hashed, held.released)
         ended = list(locked)
         for kind in KINDS.values():
             changes = tuple(change for change in planned.changes if change.stage == kind.STAGE)
-            if changes:
-                still_held()
+            if not changes:
+                continue
+            held()
+            if kind.STAGE == "serve" and not stop.is_set():
+                planned, changes, settled = self._look_again(begun, case, planned, changes)
+                ended += settled
+            with held.released() if kind.STAGE == "fetch" else nullcontext():
                 ended += self._stage(kind.apply, changes, case, run, ended)
-                case = session.look(case.scope, case.lock)  # what was fetched is there, what was stopped is gone
+            case = session.look(case.scope, case.lock)  # what was fetched is there, what was stopped is gone
         failed = any(item.state != "done" for item in ended)
         with session.ledger.writing(session.host.now()) as ledger:
             generations.closed(ledger, generation, "partial" if failed else "done")
@@ -230,6 +237,18 @@ class Reconciler:
         decided = desired.programs(case).ready
         already = any(touched.isdisjoint(_addresses(case, want.profile)) for want in decided.values())
         return Applied(planned, tuple(ended), already, _serving(case, ended))
+
+    def _look_again(
+        self, begun: Case, case: Case, planned: Plan, changes: tuple[Change, ...]
+    ) -> tuple[Plan, tuple[Change, ...], list[Ended]]:
+        """Return plan, changes of programs that are still to be done, and how the others ended: others were at work."""
+        fresh = make_plan(case)
+        left = meanwhile.sift(changes, begun, case, fresh.changes)
+        if left.error is not None:
+            return planned, (), [Ended(change, "failed", left.error) for change in changes]
+        settled = [Ended(change, "done") for change in left.done]
+        settled += [Ended(change, "not started") for change in left.withheld]
+        return replace(planned, notes=fresh.notes, warnings=(*planned.warnings, *left.warnings)), left.ready, settled
 
     def _stage(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -30,8 +31,8 @@ class Scope:
     prune: bool = True
     only: Stage | None = None  # this stage alone
     approved: bool = False  # a person said yes to what is large
-
     leaving: frozenset[str] = frozenset()  # declarations that leave this machine: nothing of theirs wants anything
+
     def covers(self, name: str) -> bool:
         """Whether the profile called `name` belongs to this run."""
         return name not in self.exclude and (self.names is None or name in self.names)
@@ -129,6 +130,8 @@ class Run:
     stop: threading.Event  # set by the first Ctrl-C: begin nothing new
     say: Callable[[str], None]
     hashed: Hashed = NOTHING  # of what was read before anything began
+    # lets others change programs while something takes long; what was looked at before may have changed then
+    unlocked: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Kind(Protocol):

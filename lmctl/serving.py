@@ -39,7 +39,8 @@ def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case:
         return
     waiting = {name: asked[name] for name, change in possible.items() if _starts(change, asked.get(name))}
     failures = _start(waiting, case, run)
-    failures |= _await_health({name: want for name, want in waiting.items() if name not in failures}, run)
+    with run.unlocked():
+        failures |= _await_health({name: want for name, want in waiting.items() if name not in failures}, run)
     _confirm(waiting, failures, run)
     yield from (Outcome(change, failures.get(name)) for name, change in possible.items())
 
@@ -236,6 +237,12 @@ def _verdict(want: Desired, health: Health, daemon: Daemon, elapsed: float, run:
         return None
     name, process = want.profile.name, daemon.processes.get(want.spec.id)
     hint = f"read `lmctl logs {name}`"
+    if daemon.pid is None and not daemon.problem:
+        what = f"supervisord was stopped before {name} was healthy"
+        return LmctlError("E-SUPERVISOR", what, fix="run `lmctl apply` to start it again")
+    if _stopped(want.spec.id, daemon):
+        what = f"{name} was stopped before it was healthy"
+        return LmctlError("E-UNHEALTHY", what, fix=f"`lmctl start {name}` starts it again")
     if condition.crashed(process):
         ending = run.host.supervisor.ending(want.spec.id)
         how = f" ({ending})" if ending else ""
@@ -249,6 +256,14 @@ def _verdict(want: Desired, health: Health, daemon: Daemon, elapsed: float, run:
         what = f"{name} is not healthy after {elapsed:.0f} s ({health.state}{why})"
         return LmctlError("E-UNHEALTHY", what, fix=f"{hint}, or raise start_timeout")
     return None
+
+
+def _stopped(program: str, daemon: Daemon) -> bool:
+    """Whether somebody stopped the program meanwhile, and held it or removed it."""
+    process = daemon.processes.get(program)
+    if process is None:
+        return program in daemon.held or (program not in daemon.specs and not daemon.problem)
+    return not process.running and program in daemon.held
 
 
 def _last_words(run: Run, program: str) -> str:

@@ -41,6 +41,16 @@ class Session:
         return self.folders.declaration(self.declaration.name)
 
     @property
+    def writer(self) -> Path:
+        """The lock of whoever changes programs; nobody holds it while bytes are fetched or a program is awaited."""
+        return self.state / "lock"
+
+    @property
+    def turn(self) -> Path:
+        """The lock of one apply, prune or lock at a time, held from its beginning to its end, before `writer`."""
+        return self.state / "apply.lock"
+
+    @property
     def record(self) -> Path:
         """The file that says which folder this declaration's name belongs to."""
         return self.folders.state / "declarations" / f"{self.declaration.name}.json"

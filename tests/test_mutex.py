@@ -14,6 +14,7 @@ import pytest
 
 from lmctl.errors import LmctlError
 from lmctl.mutex import exclusive
+from lmctl.mutex import holder as held_by
 
 HOLD = """\
 import sys
@@ -217,3 +218,54 @@ def test_F4_a_full_disk_does_not_keep_the_lock_from_being_held(tmp_path, monkeyp
         exclusive(tmp_path / "lock", "lmctl prune"),
     ):
         pass
+
+
+def test_what_takes_long_lets_others_have_the_lock_and_holds_it_again_after_them(lock):
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with exclusive(lock, "lmctl stop", wait=True):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=other)
+    with exclusive(lock, "lmctl apply") as held:
+        thread.start()
+        assert not entered.is_set()
+        with held.released():
+            assert entered.wait(30)
+            assert "`lmctl stop`" in (held_by(lock) or "")
+            leave.set()
+        thread.join(30)
+        assert "`lmctl apply`" in (held_by(lock) or "")
+        refused(lock, "E-BUSY")
+    assert held_by(lock) is None
+
+
+def test_F14_a_lock_file_that_goes_while_it_is_let_go_is_noticed(lock):
+    with pytest.raises(LmctlError, match="replaced while it was locked"), exclusive(lock, "lmctl apply") as held:
+        with held.released():
+            lock.unlink()
+            lock.touch()
+        raise AssertionError
+
+
+def test_an_error_leaves_without_the_lock(lock):
+    def fail() -> None:
+        with exclusive(lock, "lmctl apply") as held, held.released(), exclusive(lock, "lmctl stop"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert held_by(lock) is None
+
+
+def test_a_lock_that_is_soon_free_is_waited_for_unasked(lock, holder):
+    threading.Timer(0.3, holder.stdin.close).start()  # after some tries
+    with exclusive(lock, "lmctl down", patience=30.0):
+        pass
+
+
+def test_who_holds_a_lock_is_told_without_taking_it(lock, holder):
+    assert f"pid {holder.pid}, `lmctl apply`, since 20" in (held_by(lock) or "")
+    assert held_by(lock.with_name("none")) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +51,9 @@ class Supervisor:
 def carry(tmp_path):
     """Carry out the creation of one program on a machine of stand-ins; return its outcome and the supervisor."""
 
-    def run(*states: Process, health=("healthy",), timeout=60.0, check=None, listener=None, **world):
+    def run(
+        *states: Process, health=("healthy",), timeout=60.0, check=None, listener=None, unlocked=nullcontext, **world
+    ):
         whole = case(
             profile("code", start_timeout=timeout), artifacts=(CODE,), here=(CODE,), rows=(owned(CODE),), **world
         )
@@ -72,7 +75,8 @@ def carry(tmp_path):
         (change,) = (change for change in make_plan(whole).changes if change.stage == "serve")
         asked = desired.programs(whole).ready
         ledger = Ledger(tmp_path / "ledger.db")
-        parts = Run(host, ledger, 1, lambda event: None, threading.Event(), lambda line: None)  # type: ignore[arg-type]
+        silent: Any = lambda _: None  # noqa: E731
+        parts = Run(host, ledger, 1, silent, threading.Event(), silent, unlocked=unlocked)  # type: ignore[arg-type]
         (outcome,) = serving.carry_out({"code": change}, asked, whole, parts)
         return outcome.error, supervisor
 
@@ -114,6 +118,44 @@ def test_a_program_that_cannot_be_spawned_ends_the_wait(carry):
     error, _ = carry(Process(ID, "FATAL", spawn_error="no such\nfile"), health=("down",))
     assert error.code == "E-ENGINE"
     assert "no such\\x0afile" in str(error)
+
+
+HELD = Daemon(99, {ID: Process(ID, "STOPPED")}, {}, held=frozenset({ID}))
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "said"),
+    [
+        pytest.param(HELD, "E-UNHEALTHY", "code was stopped before it was healthy — `lmctl start code`", id="stop"),
+        pytest.param(Daemon(99, {}, {}), "E-UNHEALTHY", "code was stopped before it was", id="undeclared"),
+        pytest.param(Daemon(None, {}, {}), "E-SUPERVISOR", "supervisord was stopped before code was", id="down"),
+    ],
+)
+def test_who_stops_a_program_that_is_awaited_ends_the_wait(carry, monkeypatch, seen, code, said):
+    shown = [Daemon(99, {ID: RUNNING}, {}), seen]
+    monkeypatch.setattr(Supervisor, "observe", lambda self: shown.pop(0) if len(shown) > 1 else shown[0])
+    error, _ = carry(health=("loading",))
+    assert (error.code, said in str(error)) == (code, True)
+
+
+def test_a_daemon_that_gives_no_answer_once_is_asked_again(carry, monkeypatch):
+    shown = [Daemon(99, {}, {}, problem="supervisord cannot be asked: no answer"), Daemon(99, {ID: RUNNING}, {})]
+    monkeypatch.setattr(Supervisor, "observe", lambda self: shown.pop(0) if len(shown) > 1 else shown[0])
+    error, _ = carry()
+    assert error is None
+
+
+def test_others_may_stop_programs_while_one_is_awaited(carry):
+    states: list[bool] = []
+
+    @contextmanager
+    def unlocked():
+        states.append(True)
+        yield
+        states.append(False)
+
+    error, supervisor = carry(unlocked=unlocked)
+    assert (error, states, supervisor.calls[-1]) == (None, [True, False], "start")
 
 
 def test_the_moment_between_two_starts_is_waited_out(carry):

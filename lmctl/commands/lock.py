@@ -39,7 +39,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         return _checked(current, ids)
     with (
         Reporter(context) as reporter,
-        exclusive(current.state / "lock", "lmctl lock", wait=args.wait, say=reporter.say),
+        exclusive(current.turn, "lmctl lock", wait=args.wait, say=reporter.say),
     ):
         done = locking.relock(current.declaration, current.host.hub, Selected(ids, args.upgrade, args.prune))
     stale = tuple(p for p in locking.check_files(current.declaration, ids) if p.code == "W-STALE")

@@ -204,7 +204,7 @@ def test_I89_an_entry_of_a_profile_that_is_gone_is_a_warning_until_it_is_pruned(
 
 
 def test_wait_waits_for_the_other_lmctl(run: Run, home: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
-    held = home / ".local/state/lmctl/test/lock"
+    held = home / ".local/state/lmctl/test/apply.lock"
     with ThreadPoolExecutor(1) as pool:
         with exclusive(held, "lmctl apply"):
             with pytest.raises(LmctlError, match="--wait") as caught:

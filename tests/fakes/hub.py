@@ -72,6 +72,11 @@ class Hub:
         for repo in self.repos.values():
             repo.faults.clear()
 
+    def hang_up(self) -> None:
+        """End every answer that is under way."""
+        for server in self._servers:
+            server.hang_up()
+
     def asked(self, part: str = "", method: str | None = None) -> list[Request]:
         return [one for one in self.requests if part in one.path and method in (None, one.method)]
 
@@ -106,6 +111,9 @@ class _Server(ThreadingHTTPServer):
 
     def server_close(self) -> None:
         super().server_close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
         for held in list(self.open):
             with contextlib.suppress(OSError):
                 held.shutdown(socket.SHUT_RDWR)
