@@ -61,5 +61,5 @@ def about(arguments: list[str]) -> tuple[str, int]:
         lines.append(f"{title}:")
         lines += [f"  {name:<12}{text}" for name, (where, text) in COMMANDS.items() if where == group]
         lines.append("")
-    lines.append("`lmctl COMMAND --help` tells the rest. Start with `lmctl plan`.")
+    lines.append("`lmctl COMMAND --help` tells the rest. Start with `lmctl init`, then `lmctl plan`.")
     return "\n".join(lines), DONE if arguments else EXIT_USAGE

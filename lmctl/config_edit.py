@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 import tomllib
@@ -168,8 +169,10 @@ def _layer_of(inputs: Inputs, name: str) -> Layer | None:
 def _declared(inputs: Inputs, name: str) -> Layer:
     layer = _layer_of(inputs, name)
     if layer is None:
-        what = f"no committed file declares a profile '{escape(name, 70)}'"
-        raise LmctlError("E-REF", what, fix="see `lmctl config`, or add it with `lmctl profile add`")
+        committed = (layer.tree for layer in inputs.layers if layer.committed)
+        near = difflib.get_close_matches(name, [each for tree in committed for each in table(tree, "profiles")], n=1)
+        fix = f"did you mean `{near[0]}`?" if near else "see `lmctl config`, or add it with `lmctl profile add`"
+        raise LmctlError("E-REF", f"no committed file declares a profile '{escape(name, 70)}'", fix=fix)
     return layer
 
 

@@ -17,7 +17,7 @@ Verb = Literal["create", "update", "restart", "delete"]
 Stage = Literal["lock", "fetch", "serve", "prune"]
 
 STAGES: tuple[Stage, ...] = ("lock", "fetch", "serve", "prune")
-_LOCK_FIRST = "what follows is planned once that is locked: `lmctl lock` locks alone, `lmctl apply` does it all"
+_LOCK_FIRST = "the rest is planned once this is locked: `lmctl lock` does only that, `lmctl apply` does everything"
 _SYMBOLS: Mapping[Verb, str] = {"create": "+", "update": "~", "restart": "↻", "delete": "-"}
 
 
@@ -182,7 +182,7 @@ def text(plan: Plan, style: Style = PLAIN, *, prune: bool = False) -> str:
         lines += ["", *(style.dim(f"note: {note}") for note in notes)]
     if plan.changes:
         lines += ["", _summary_line(plan, style)]
-    lines += _memory_lines(plan.memory)
+    lines += [] if prune else _memory_lines(plan.memory)
     return "\n".join(lines) + "\n"
 
 

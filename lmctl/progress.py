@@ -97,6 +97,8 @@ def _line(event: Progress, elapsed: float, moved: int) -> str:
     path, note = escape(event.path), f" {escape(event.note)}" if event.note else ""
     if _ticks(event):
         return f"{path}: waiting for {human_time(elapsed)}, it is{note or ' not there yet'}"
+    if event.phase == "done" and note:
+        return f"{path}: listens on{note}"
     if event.phase in {"done", "failed", "wait"}:
         return f"{path}: {event.phase}{note}"
     rate = moved / elapsed if elapsed > 0 else 0.0

@@ -163,7 +163,7 @@ def test_a_program_that_is_awaited_is_told_of_now_and_then(clock):
     assert err.getvalue().splitlines() == [
         "hello: waiting for 5s, it is loading",
         "hello: waiting for 10s, it is loading",
-        "hello: done 127.0.0.1:8081",
+        "hello: listens on 127.0.0.1:8081",
     ]
 
 

@@ -38,9 +38,12 @@ def _stop(current: Session, names: list[str]) -> None:
     if not gone:
         return
     daemon = supervisor.observe()
-    supervisor.write([spec for spec in daemon.specs.values() if spec.profile not in gone])
+    left = [spec for spec in daemon.specs.values() if spec.profile not in gone]
+    supervisor.write(left)
     if daemon.pid is not None:  # a reload would start one, and all that starts by itself
         supervisor.reload(frozenset())
+    if not left and current.declaration.name == adhoc.NAME:
+        supervisor.shutdown()  # nothing stands in any more, and `down` is for what is declared
     with current.ledger.writing(now) as ledger:
         for name in gone:
             ledger.lift(name)

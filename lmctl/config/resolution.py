@@ -104,8 +104,8 @@ def _consent(inputs: Inputs, folders: Folders, allowed: Sequence[str], name: str
 
 
 def _nothing(inputs: Inputs) -> LmctlError:
-    shown = inputs.file.name
-    return LmctlError("E-EMPTY", f"no profiles in {shown}", fix="run `lmctl profile add`", place=Place(shown))
+    shown, fix = inputs.file.name, "run `lmctl profile add NAME model=owner/name`"
+    return LmctlError("E-EMPTY", f"no profiles in {shown}", fix=fix, place=Place(shown))
 
 
 def _each(known: Mapping[str, Forms], sound: Sound, hardware: Hardware) -> Iterator[Problem]:

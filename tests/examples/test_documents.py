@@ -16,7 +16,8 @@ from lmctl.code_docs import EXITS
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("examples/*/*.md")])
-PROGRESS = re.compile(r"^\S+: (download|hash|place|wait|waiting|done)\b.*\n", re.MULTILINE)  # told of what takes long
+# what takes long is told of meanwhile
+PROGRESS = re.compile(r"^\S+: (download|hash|place|wait|waiting|listens|done)\b.*\n", re.MULTILINE)
 SIZE = re.compile(r"\d+(\.\d)? ([KMGT]i)?B")
 
 
