@@ -7,6 +7,7 @@ import shlex
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -23,7 +24,7 @@ from lmctl.resource import Case
 from lmctl.resources import artifact
 from lmctl.result import Result
 from lmctl.session import Session
-from lmctl.spec import Declaration, Json
+from lmctl.spec import Declaration, Json, Machine
 from lmctl.text import Style, human_id
 
 _MARKS = {"done": "✓", "failed": "✗", "blocked": "·", "not started": "·"}
@@ -62,15 +63,18 @@ def _recorded(context: Context) -> Declaration | None:
     options = context.options
     request = Request(options.directory, options.config, elsewhere=options.elsewhere)
     try:
-        wanted = {discover(request, context.folders, context.environ)}
-    except LmctlError:  # the file is gone
-        wanted = {Path(os.path.realpath(folder)) / MAIN for folder in (options.directory, *options.directory.parents)}
-    records = (context.folders.state / "declarations").glob("*.json")
-    for record in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
+        places = [{discover(request, context.folders, context.environ)}]
+    except LmctlError:  # the file is gone, or there never was one
+        above = (options.directory, *options.directory.parents)
+        places = [{Path(os.path.realpath(folder)) / MAIN for folder in above}]
+        if not options.config and not options.elsewhere:
+            places.append({Path(os.path.realpath(adhoc.alone(context.folders)))})
+    records = sorted((context.folders.state / "declarations").glob("*.json"), key=lambda path: -path.stat().st_mtime)
+    for wanted, record in product(places, records):
         with suppress(ValueError):
             folder, file = neighbours.folder_of(record)
             if file in wanted:
-                return Declaration(record.stem, folder, file, ())
+                return Declaration(record.stem, folder, file, (), machine=Machine(log_max_bytes=None))
     return None
 
 

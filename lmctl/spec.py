@@ -180,7 +180,7 @@ class Machine:
     connections: int = 4
     files: int = 3
     rate: int | None = None  # bytes per second
-    log_max_bytes: int = 20 << 20
+    log_max_bytes: int | None = 20 << 20  # None: not known, and what was written stays
 
 
 @record

@@ -24,11 +24,12 @@ _LATE, _TOO_LATE = 1.0, 6.0  # seconds beyond a program's own time to stop: then
 class LocalSupervisor:
     """Implements `host.Supervisor` for the state folder of one declaration.
 
-    `environ` is this process's; `log_max_bytes` is for one program; `timeout` in seconds is for one answer.
+    `environ` is this process's; `log_max_bytes` is for one program, None leaves what is written; `timeout` in seconds
+    is for one answer.
     """
 
     def __init__(
-        self, folder: Path, environ: Mapping[str, str], log_max_bytes: int = 20 << 20, timeout: float = 5.0
+        self, folder: Path, environ: Mapping[str, str], log_max_bytes: int | None = 20 << 20, timeout: float = 5.0
     ) -> None:
         self._folder = folder
         self._environ = environ

@@ -183,6 +183,12 @@ def settings(block: str) -> tuple[bool, float]:
     return "\nautostart=true\n" in block, float(stop[1]) if stop else 10.0
 
 
+def with_log_of(block: str, written: str) -> str:
+    """Return a program's block with the log size that another block of it sets, if it does."""
+    found = re.search(r"^stdout_logfile_maxbytes=\d+$", written, flags=re.MULTILINE)
+    return re.sub(r"^stdout_logfile_maxbytes=\d+$", found[0], block, flags=re.MULTILINE) if found else block
+
+
 def check(text: str, programs: Sequence[ProgramSpec]) -> None:
     """Parse `text` with supervisor's own parser. Raises E-SUPERVISOR unless it holds `programs` and nothing else."""
     # imported here: it takes longer than a whole plan, and only a changed configuration needs it

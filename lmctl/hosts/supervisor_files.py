@@ -13,11 +13,13 @@ from lmctl.paths import disk_error, write_atomic
 from lmctl.record import replace as copy
 from lmctl.spec import ProgramSpec
 
+_LOG_BYTES = 20 << 20  # for a program without a section, where nothing else is known
+
 
 class Files:
-    """The files of one state folder; `log_max_bytes` is for one program."""
+    """The files of one state folder; `log_max_bytes` is for one program, None leaves what is written."""
 
-    def __init__(self, folder: Path, log_max_bytes: int) -> None:
+    def __init__(self, folder: Path, log_max_bytes: int | None) -> None:
         self.folder = folder
         self._log_max_bytes = log_max_bytes
         self._conf = folder / "supervisord.conf"
@@ -118,7 +120,12 @@ class Files:
             launch.update(str(self.starts(name)), change)
 
     def _sections(self, programs: Sequence[ProgramSpec]) -> dict[str, str]:
-        return supervisor_conf.sections(programs, supervisor_daemon.socket_text(self.folder), self._log_max_bytes)
+        socket, limit = supervisor_daemon.socket_text(self.folder), self._log_max_bytes
+        if limit is not None:
+            return supervisor_conf.sections(programs, socket, limit)
+        written, _ = supervisor_conf.split(self._text())
+        blocks = supervisor_conf.sections(programs, socket, _LOG_BYTES)
+        return {name: supervisor_conf.with_log_of(block, written.get(name, "")) for name, block in blocks.items()}
 
     def _program_files(self) -> list[Path]:
         return sorted((self.folder / "programs").glob("*.json"))

@@ -89,6 +89,37 @@ def test_stopping_an_undeclared_model_starts_no_daemon(machine, port, served):
     assert machine.processes() == []
 
 
+def test_stopping_an_undeclared_model_leaves_the_rest_as_machine_toml_wanted_it(machine, port, served):
+    file = machine.home / ".config/lmctl/machine.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('[logs]\nmax_bytes = "3 MiB"\n')
+    machine.run("apply")
+    machine.hello("Loose.", "loose.gguf")
+    machine.run("start", "--model", "loose.gguf", "--port", str(port()))
+    conf = machine.state() / "supervisord.conf"
+    sizes = {line for line in conf.read_text().splitlines() if line.startswith("stdout_logfile_maxbytes")}
+    pid = machine.profiles()["hello"]["pid"]
+    file.write_text("[broken")
+    assert "warning[E-TOML]" in machine.run("stop", "loose").err
+    assert {line for line in conf.read_text().splitlines() if line.startswith("stdout_logfile_maxbytes")} == sizes
+    file.write_text('[logs]\nmax_bytes = "3 MiB"\n')
+    assert "Nothing to do" in machine.run("plan").out
+    assert machine.profiles()["hello"]["pid"] == pid
+
+
+def test_an_undeclared_model_is_stopped_whatever_machine_toml_says(machine, port):
+    machine.hello("Loose.", "loose.gguf")
+    machine.run("start", "--model", "loose.gguf", "--port", str(number := port()))
+    file = machine.home / ".config/lmctl/machine.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[broken")
+    assert machine.profiles()["loose"]["state"] == "healthy"
+    assert "warning[E-TOML]" in machine.run("stop", "loose").err
+    assert listening(number) is None
+    machine.run("down")
+    assert machine.processes() == []
+
+
 def test_restart_refuses_before_anything_stops(machine, port, served):
     pid = machine.profiles()["hello"]["pid"]
     with socket.socket() as taken:

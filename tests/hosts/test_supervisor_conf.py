@@ -13,6 +13,7 @@ from supervisor.options import UnhosedConfigParser
 
 from lmctl.errors import LmctlError
 from lmctl.hosts import supervisor_conf
+from lmctl.hosts.supervisor_files import Files
 from lmctl.record import replace
 from lmctl.spec import ProgramSpec, program_id
 
@@ -87,3 +88,16 @@ def test_F72_a_configuration_that_says_something_else_replaces_nothing(
     with pytest.raises(LmctlError, match=r"the new supervisord.conf is not used"):
         stack.supervisor.write([stack.spec("code", version=2)])
     assert {path: path.read_bytes() for path in stack.folder.rglob("*") if path.is_file()} == before
+
+
+def test_where_the_size_of_logs_is_not_known_what_is_written_stays(tmp_path: Path) -> None:
+    known, unknown = Files(tmp_path, 3 << 20), Files(tmp_path, None)
+    one, two = (ProgramSpec(program_id(name), name, ("x",), {}, ".", "0" * 64, "127.0.0.1:1") for name in ("a", "b"))
+    known.write([one, two])
+    assert unknown.declared()[1] == ()
+    unknown.write([one])
+    unknown.sweep(())
+    assert known.named() == {one.id}
+    assert known.declared()[1] == ()
+    unknown.write([one, two])
+    assert known.declared()[1] == (two.id,)  # a section that nobody had written gets the usual size
