@@ -69,15 +69,25 @@ def _link(hub: Path, fetch: Fetch, blob: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.is_symlink() and path.readlink() == Path(target)):
-            temporary = repo_folder(hub, fetch.repo) / TEMPORARY
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(target)
-            temporary.replace(path)
+            with _temporary(repo_folder(hub, fetch.repo)) as temporary:
+                temporary.symlink_to(target)
+                temporary.replace(path)
             sync_folder(path.parent)
         _refer(repo_folder(hub, fetch.repo), fetch)
     except OSError as error:
         raise disk_error(path, error) from error
     return path
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """Yield a name in `folder` where nothing is; what a full disk keeps from being renamed goes again."""
+    path = folder / TEMPORARY
+    path.unlink(missing_ok=True)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _refer(folder: Path, fetch: Fetch) -> None:
@@ -96,9 +106,8 @@ def _refer(folder: Path, fetch: Fetch) -> None:
         named = ""
     if not named or not (folder / "snapshots" / named).is_dir():
         ref.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder / TEMPORARY
-        temporary.unlink(missing_ok=True)
-        temporary.write_bytes(fetch.commit.encode())
-        temporary.chmod(0o644)
-        temporary.replace(ref)
+        with _temporary(folder) as temporary:
+            temporary.write_bytes(fetch.commit.encode())
+            temporary.chmod(0o644)
+            temporary.replace(ref)
         sync_folder(ref.parent)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from disks import COMMIT, ONE, TWO, WANTED, Disk, artifact
@@ -169,3 +171,15 @@ def test_locating_imports_nothing_slow():
     code = f"import sys, lmctl.hosts.store; print(sorted(set(sys.modules) & {heavy}))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("call", ["symlink_to", "chmod"], ids=["F4-link", "F4-ref"])
+def test_what_a_full_disk_keeps_from_being_renamed_goes_again(disk, monkeypatch, call):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    disk.put(disk.repo / "blobs" / ONE.sha256, b"GGUF1")
+    with monkeypatch.context() as patch, pytest.raises(LmctlError, match="free some space"):
+        patch.setattr(Path, call, full)
+        placing.link(disk.hub, disk.own, Fetch("o/n", "main", COMMIT, ONE))
+    assert [*disk.repo.rglob("*.tmp")] == []
