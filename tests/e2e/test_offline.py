@@ -1,12 +1,8 @@
-"""Without the Hub: what is locked and there is served, what is not is one error, and looking never connects."""
+"""Without the Hub: what is locked and there is served, and what is not is one error."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 from e2e_tools import ask, listening, profile
@@ -84,54 +80,3 @@ def test_F51_loopback_never_goes_through_a_proxy(machine, fetched):
     machine.run("apply")
     assert ask(fetched, "hi") == "Hello from the Hub."
     assert machine.profiles()["hello"]["state"] == "healthy"
-
-
-LOOKING = [
-    ("plan",),
-    ("status",),
-    ("validate",),
-    ("config",),
-    ("verify",),
-    ("verify", "--deep"),
-    ("lock", "--check"),
-    ("prune", "--dry-run"),
-    ("apply", "--dry-run"),
-    ("apply",),
-]
-
-
-@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
-@pytest.mark.parametrize("state", ["running", "new"])
-def test_looking_connects_to_our_own_socket_and_programs_alone(machine, fetched, hub, state, tmp_path):
-    if state == "running":
-        machine.run("apply")
-    else:
-        file = machine.folder / "localmodels.toml"
-        file.write_text(file.read_text() + profile("far", model="org/far", quant="Q4_K_M", port=1025, start="manual"))
-    hub.requests.clear()
-    machine.environ["HF_ENDPOINT"] = "https://hub.invalid"
-    for words in LOOKING if state == "running" else [("plan",), ("status",), ("validate",), ("apply", "--dry-run")]:
-        log = tmp_path / "connects"
-        command = [
-            "strace",
-            "-f",
-            "-qq",
-            "-e",
-            "trace=connect,sendto",
-            "-o",
-            log,
-            sys.executable,
-            "-m",
-            "lmctl",
-            *words,
-        ]
-        subprocess.run(command, cwd=machine.folder, env=machine.env(), check=True, capture_output=True)
-        lines = [line for line in log.read_text().splitlines() if "sa_family" in line]
-        foreign = [
-            line for line in lines if not re.search(rf'127\.0\.0\.1|"s\.sock"|{re.escape(str(machine.home))}', line)
-        ]
-        assert foreign == [], words
-        reached = [line for line in lines if "127.0.0.1" in line]
-        assert all(f"htons({fetched})" in line for line in reached), words
-    assert hub.requests == []
-    assert os.environ["HOME"] == str(machine.home)
