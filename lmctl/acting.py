@@ -17,6 +17,7 @@ from lmctl import adhoc, neighbours, plan
 from lmctl.command import Context
 from lmctl.config.find import MAIN, Request, discover
 from lmctl.errors import LmctlError, Problem, Terminated, escape
+from lmctl.ledger import Memory
 from lmctl.mutex import PATIENCE, exclusive
 from lmctl.progress import Reporter
 from lmctl.reconcile import Applied, Ended, Reconciler, Resolve
@@ -76,6 +77,15 @@ def _recorded(context: Context) -> Declaration | None:
             if file in wanted:
                 return Declaration(record.stem, folder, file, (), machine=Machine(log_max_bytes=None))
     return None
+
+
+def remarks(memory: Memory) -> tuple[Problem, ...]:
+    """Return what everybody says who shows how things are: that the ledger is not whole, that a rollback holds."""
+    found = () if memory.problem is None else (memory.problem,)
+    if memory.in_force is None:
+        return found
+    what = f"generation {memory.in_force} is in force since a rollback"
+    return (*found, Problem("W-HELD", what, "the next `lmctl apply` brings what the files say"))
 
 
 def running(session: Session, names: list[str]) -> frozenset[str]:
@@ -224,7 +234,8 @@ def told(applied: Applied, seen: list[int]) -> Result:
         "serving": dict(applied.serving),
     }
     code = _INTERRUPTED[signal.Signals(seen[0])] if seen else applied.exit_code
-    return Result(data, lambda style: _text(applied, style), applied.plan.warnings, applied.problems, code)
+    warnings = (*applied.plan.warnings, *applied.notices)
+    return Result(data, lambda style: _text(applied, style), warnings, applied.problems, code)
 
 
 def _text(applied: Applied, style: Style) -> str:

@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "outdated": ("declare", "show what upstream has moved since it was locked"),
     "plan": ("reconcile", "show what apply would change, and why"),
     "apply": ("reconcile", "make this machine what the configuration says"),
+    "drift": ("reconcile", "show what is not as declared, who moved, and what mends it"),
+    "history": ("reconcile", "list the applies, or show the plan of one"),
     "prune": ("reconcile", "remove what lmctl fetched and nothing declares any more"),
     "verify": ("reconcile", "compare weights on disk with the lock"),
     "down": ("reconcile", "stop every program and supervisord"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 EXITS: dict[int, str] = {
     0: "done, or nothing to do",
     1: "a defect of lmctl itself",
-    2: "there are changes (`plan --detailed-exitcode` alone)",
+    2: "there are changes (`plan --detailed-exitcode`), or something drifts (`drift`)",
     3: "applied in part: something succeeded or was already right, and something failed",
     4: "refused by a guard or for want of trust; nothing changed",
     5: "another lmctl is at work on this declaration",
@@ -87,6 +87,6 @@ CODES: dict[str, str] = {
     "W-TEMPLATE": "reserved: the weights bring no chat template",
     "W-MEMORY": "the profiles that run together need more memory than there is",
     "W-NOEFFECT": "a key that has no effect yet",
-    "W-ROOT": "reserved: lmctl runs as root",
-    "W-HELD": "a profile stays stopped because it was stopped by hand",
+    "W-ROOT": "lmctl runs as root: what it starts may do anything (`lmctl doctor`)",
+    "W-HELD": "a profile stays stopped because it was stopped by hand, or a rollback holds",
 }

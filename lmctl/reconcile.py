@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -10,16 +9,16 @@ from typing import Literal
 from lmctl import desired, generations, meanwhile, plan, recording
 from lmctl.all_resources import KINDS
 from lmctl.errors import DONE, PARTIAL, LmctlError, Problem
-from lmctl.generations import Generation
+from lmctl.generations import Ending
 from lmctl.host import OnProgress
 from lmctl.memory import memory_verdict
 from lmctl.mutex import PATIENCE, Held, exclusive
 from lmctl.plan import Change, Plan
 from lmctl.record import NOTHING, record, replace
 from lmctl.resource import Case, Hashed, Outcome, Run, Scope
-from lmctl.resources import artifact, content, program, weights
+from lmctl.resources import artifact, program, weights
 from lmctl.session import Session
-from lmctl.spec import Json, Profile, program_id
+from lmctl.spec import Json, Profile
 from lmctl.text import human_id
 
 State = Literal["done", "failed", "blocked", "not started"]
@@ -44,6 +43,7 @@ class Applied:
     ended: tuple[Ended, ...] = ()
     already: bool = False  # some covered profile was right before
     serving: Mapping[str, str] = NOTHING  # where each profile that was started now listens
+    notices: tuple[Problem, ...] = ()  # what became of a ledger that could not be used
 
     @property
     def exit_code(self) -> int:
@@ -70,6 +70,7 @@ class Wish:
     take: bool = False
     require_fit: bool = False
     saved: Mapping[str, Json] | None = None
+    restores: int | None = None  # the generation that a rollback goes back to
 
 
 def make_plan(case: Case) -> Plan:
@@ -129,15 +130,15 @@ class Reconciler:
     def apply(self, scope: Scope, wish: Wish) -> Applied:
         """Make the machine what the plan for `scope` says; nothing to do writes nothing.
 
-        Raises E-BUSY, E-NAME-TAKEN, E-LOCK-STALE, E-PLAN-STALE, E-MEMORY and E-PRUNE before anything changes.
+        Raises E-BUSY, E-STATE, E-NAME-TAKEN, E-LOCK-STALE, E-PLAN-STALE, E-MEMORY and E-PRUNE before anything changes.
         """
+        self._session.ledger.refuse_newer()
         if not wish.take:
             self._session.refuse_foreign_name()
         case = self._session.look(scope)
         desired.refuse_rivals(case)
         planned = make_plan(case)
-        quiet = content.marks(case).empty and not program.lifted(case)
-        if planned.empty and wish.saved is None and not wish.take and quiet:
+        if planned.empty and wish.saved is None and not wish.take and recording.nothing(case):
             return Applied(planned)
         with self._turn(wish) if not scope.run else nullcontext(), self._writer(wish) as held:
             return self._apply(scope, wish, held)
@@ -177,7 +178,14 @@ class Reconciler:
         self._refuse(planned, wish)
         self._session.tidy()
         self._session.register()
-        return self._carry_out(begun, case, planned, locked, held, hashed)
+        generation = recording.begin(self._session, begun, case, planned, wish.restores)
+        lost = case.world.memory.problem
+        notices = tuple(self._session.ledger.notices) or ((lost,) if lost else ())
+        if generation is None:
+            return Applied(planned, locked, notices=notices)
+        host, ledger = self._session.host, self._session.ledger
+        run = Run(host, ledger, generation, self._on_progress, host.stop, self._say, hashed, held.released)
+        return replace(self._carry_out(begun, case, planned, locked, held, run), notices=notices)
 
     def _lock(self, missing: list[Change], case: Case, wish: Wish, held: Held) -> tuple[Ended, ...]:
         if not missing:
@@ -202,22 +210,9 @@ class Reconciler:
             raise LmctlError("E-MEMORY", what, fix="see the table of `lmctl plan`, or apply without --require-fit")
 
     def _carry_out(
-        self, begun: Case, case: Case, planned: Plan, locked: tuple[Ended, ...], held: Held, hashed: Hashed
+        self, begun: Case, case: Case, planned: Plan, locked: tuple[Ended, ...], held: Held, run: Run
     ) -> Applied:
-        session, now, stop = self._session, self._session.host.now(), self._session.host.stop
-        with session.ledger.writing(now) as ledger:
-            learned = content.marks(case)
-            ledger.unreferenced(learned.unreferenced)
-            ledger.protect(learned.protect)
-            for name in {*program.lifted(case)} - meanwhile.stopped(begun, case):
-                session.host.supervisor.release(program_id(name))
-                ledger.lift(name)
-            if planned.empty:
-                return Applied(planned, locked)
-            text = json.dumps(plan.to_json(planned), sort_keys=True)
-            new = Generation(1, now, case.declaration.hash, recording.lock_hash(case), text, "interrupted")
-            generation = generations.opened(ledger, new)
-        run = Run(session.host, session.ledger, generation, self._on_progress, stop, self._say, hashed, held.released)
+        session, stop = self._session, run.stop
         ended = list(locked)
         for kind in KINDS.values():
             changes = tuple(change for change in planned.changes if change.stage == kind.STAGE)
@@ -232,7 +227,8 @@ class Reconciler:
             case = session.look(case.scope, case.lock)  # what was fetched is there, what was stopped is gone
         failed = any(item.state != "done" for item in ended)
         with session.ledger.writing(session.host.now()) as ledger:
-            generations.closed(ledger, generation, "partial" if failed else "done")
+            ending: Ending = "interrupted" if stop.is_set() else "partial"
+            generations.closed(ledger, run.generation, ending if failed else "done")
         touched = {item.change.address for item in ended}
         decided = desired.programs(case).ready
         already = any(touched.isdisjoint(_addresses(case, want.profile)) for want in decided.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from lmctl import generations, lockfile, plan, snapshots
+from lmctl import generations, lockfile, meanwhile, plan, snapshots
 from lmctl.generations import Generation
 from lmctl.plan import Plan
 from lmctl.resource import Case
@@ -25,11 +25,12 @@ def nothing(case: Case) -> bool:
     return quiet and case.world.memory.problem is None
 
 
-def begin(session: Session, case: Case, planned: Plan, restores: int | None) -> int | None:
+def begin(session: Session, begun: Case, case: Case, planned: Plan, restores: int | None) -> int | None:
     """Write down what is about to happen; return its generation, None for a plan without changes.
 
     A run that `restores` a generation is a rollback: it keeps what is declared from being applied until a person does
-    that, which ends it. Raises E-STATE, E-SPACE, E-PERM or E-IO, and nothing is written then.
+    that, which ends it. What somebody stopped since the run had `begun` stays stopped. Raises E-STATE, E-SPACE, E-PERM
+    or E-IO, and nothing is written then.
     """
     now = session.host.now()
     with session.ledger.writing(now) as ledger:
@@ -41,7 +42,7 @@ def begin(session: Session, case: Case, planned: Plan, restores: int | None) -> 
             ledger.protect(learned.protect)
             if _ends_rollback(case):
                 ledger.resume(filter(case.scope.covers, case.world.memory.rolled_back))
-        for name in program.lifted(case):
+        for name in {*program.lifted(case)} - meanwhile.stopped(begun, case):
             session.host.supervisor.release(program_id(name))
             ledger.lift(name)
         if planned.empty:

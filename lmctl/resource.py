@@ -79,6 +79,7 @@ class World:
     held: Mapping[str, tuple[int, ...]] = NOTHING  # content path -> processes that have it open
     there: frozenset[str] = frozenset()  # owned paths whose signature is unchanged
     gone: frozenset[str] = frozenset()  # owned paths that no longer exist
+    changed: Mapping[str, Signature] = NOTHING  # owned paths that are there with another signature: theirs
     served: frozenset[str] = frozenset()  # owned paths to which the argv of a program leads
     linked: frozenset[str] = frozenset()  # owned paths to which a link leads that lmctl did not place
     let_go: Mapping[str, tuple[str, ...]] = NOTHING  # content path -> programs that have it open and are removed first

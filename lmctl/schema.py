@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from lmctl.config.file_models import MachineFile, MainFile
 from lmctl.config.models import ProfileFile
-from lmctl.schema_models import LockFile, PlanFile, ResultEnvelope
+from lmctl.schema_models import DriftFile, HistoryFile, LockFile, PlanFile, ResultEnvelope
 
 MODELS: dict[str, type[BaseModel]] = {
     "localmodels": MainFile,
@@ -17,6 +17,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "machine": MachineFile,
     "lock": LockFile,
     "plan": PlanFile,
+    "drift": DriftFile,
+    "history": HistoryFile,
     "result": ResultEnvelope,
 }
 

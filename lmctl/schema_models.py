@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lmctl.classes import Class, Moved
 from lmctl.config.models import key
 from lmctl.spec import Format, Role
 
@@ -111,6 +112,65 @@ class PlanFile(Exact):
     changes: list[ChangeEntry] = Field(description="in the order in which they are applied")
     summary: SummaryEntry
     memory: MemoryEntry
+
+
+Date = Annotated[str, Field(description="local time with its offset, to the second")]
+
+
+class DriftField(Exact):
+    """One thing that differs; null stands for absent, or not known."""
+
+    field: str
+    desired: Any = Field(description="as declared")
+    applied: Any = Field(description="as it was last applied")
+    observed: Any = Field(description="as it is")
+
+
+class DriftEntry(Exact):
+    """One thing that is not as declared."""
+
+    class_: Class = Field(alias="class", description="what kind of difference it is")
+    address: str = Field(description="what differs, such as program:code")
+    moved: Moved | None = Field(description="your file, the world, or both; null: nothing remembers what was applied")
+    fields: list[DriftField]
+    mend: str = Field(description="what mends it")
+    fingerprint: Sha256 = Field(description="the same for the same drift")
+    first_seen: Date | None = Field(description="null: it was never recorded")
+    last_seen: Date | None = Field(description="null: it was never recorded")
+    count: Size = Field(description="how often `drift --record` saw it")
+
+
+class DriftFile(Exact):
+    """What `drift --json` prints in `data`."""
+
+    model_config = ConfigDict(title="lmctl drift")
+
+    name: str = Field(description="the declaration's name")
+    complete: bool = Field(description="whether everything could be compared; `warnings` or `errors` say why not")
+    drift: list[DriftEntry] = Field(description="by address")
+
+
+class GenerationEntry(Exact):
+    """One apply."""
+
+    id: Annotated[int, Field(ge=1)] = Field(description="its number")
+    at: Date
+    result: Literal["done", "partial", "interrupted"]
+    restores: int | None = Field(description="the generation that it went back to, for a rollback")
+    snapshot: bool = Field(description="whether there is something to go back to")
+    summary: SummaryEntry | None = Field(description="null: its plan cannot be read")
+    config_hash: str = Field(description="of the configuration, and of the machine that it was resolved for")
+    lock_hash: str = Field(description="of the lock")
+
+
+class HistoryFile(Exact):
+    """What `history --json` prints in `data`; with a number, it is one of these generations and its plan."""
+
+    model_config = ConfigDict(title="lmctl history")
+
+    name: str = Field(description="the declaration's name")
+    in_force: int | None = Field(description="the generation that a rollback brought back, until the next apply")
+    generations: list[GenerationEntry] = Field(description="the newest first")
 
 
 class ProblemEntry(Exact):

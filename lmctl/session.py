@@ -97,7 +97,7 @@ class Session:
 
     def _world(self, lock: Lock, memory: Memory, scope: Scope) -> World:
         owned = {row.path: row for row in memory.owned}
-        signatures = {path: self.host.store.signature(Path(path)) for path, row in owned.items() if row.kind == "blob"}
+        signatures = {path: self.host.store.signature(Path(path)) for path, row in owned.items() if row.kind != "link"}
         known, found = _known(owned.values()), {}
         for profile in self.declaration.profiles:
             for wanted in profile.artifacts if scope.covers(profile.name) else ():
@@ -117,6 +117,7 @@ class Session:
             templates=self._templates(scope),
             there=frozenset(path for path, seen in signatures.items() if seen == owned[path].signature),
             gone=frozenset(path for path, seen in signatures.items() if seen is None),
+            changed={path: seen for path, seen in signatures.items() if seen and seen != owned[path].signature},
             strays=self._strays(),
             taken_ports=self._taken_ports(memory),
         )

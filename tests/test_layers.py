@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "lmctl"
 # A module imports from rows above its own, and inside its own package. `resources.weights` alone stands for a module,
 # `config` for a package with all that is in it; the longest name counts.
 LAYERS = (
-    ("record", "text", "secret"),
+    ("record", "text", "secret", "classes"),
     ("errors", "code_docs"),
     ("paths", "spec"),
     ("launch", "embedded"),
@@ -37,6 +37,7 @@ LAYERS = (
     ("locking", "upstream"),
     ("plan", "safety"),
     ("resource",),
+    ("past",),
     ("resources.artifact", "resources.content", "resources.weights"),
     ("desired",),
     ("memory", "neighbours"),
@@ -46,6 +47,7 @@ LAYERS = (
     ("resources.program",),
     ("all_resources", "meanwhile"),
     ("session",),
+    ("drift",),
     ("leaving",),
     ("recording",),
     ("reconcile",),
@@ -143,7 +145,7 @@ def test_what_supervisord_starts_brings_only_leaves(module):
 
 
 PURE = ["backend", "plan", "safety", "memory", "desired", "fit.needs", "fit.llama", "fit.together"]
-PURE += [module for module in MODULES if module.startswith("backends.")]
+PURE += [module for module in MODULES if module.startswith(("backends.", "drift."))]
 LOOKS = {"exists", "is_dir", "is_file", "is_symlink", "iterdir", "glob", "open", "read_bytes", "read_text", "readlink"}
 LOOKS |= {"realpath", "resolve", "samefile", "stat", "lstat"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmctl import plan
-from lmctl.acting import known, reconciling, session, told
+from lmctl.acting import known, reconciling, remarks, session, told
 from lmctl.command import Context
 from lmctl.errors import LmctlError, escape
 from lmctl.paths import read_regular
@@ -51,10 +51,12 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     if args.dry_run:
         if not args.take:
             current.refuse_foreign_name()
-        planned = make_plan(current.look(scope))
+        case = current.look(scope)
+        planned = make_plan(case)
         if saved is not None:
             plan.matches(planned, saved)
-        return Result(plan.to_json(planned), lambda style: plan.text(planned, style), planned.warnings)
+        warnings = (*planned.warnings, *remarks(case.world.memory))
+        return Result(plan.to_json(planned), lambda style: plan.text(planned, style), warnings)
     wish = Wish(
         command="lmctl apply",
         wait=args.wait,

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from lmctl import desired, plan
-from lmctl.acting import known, session
+from lmctl.acting import known, remarks, session
 from lmctl.command import Context
 from lmctl.errors import CHANGES, DONE, escape
 from lmctl.paths import write_atomic
@@ -37,7 +37,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         write_atomic(Path(args.out).absolute(), (json.dumps(data, indent=2) + "\n").encode())
     code = CHANGES if args.detailed_exitcode and not planned.empty else DONE
     more = _programs(case) if context.options.verbose else ""
-    return Result(data, lambda style: plan.text(planned, style) + more, planned.warnings, exit_code=code)
+    warnings = (*planned.warnings, *remarks(case.world.memory))
+    return Result(data, lambda style: plan.text(planned, style) + more, warnings, exit_code=code)
 
 
 def _programs(case: Case) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lmctl import condition, desired, unsupervised
-from lmctl.acting import running, standing
+from lmctl.acting import remarks, running, standing
 from lmctl.command import Context
 from lmctl.errors import DONE, UNHEALTHY
 from lmctl.logtail import last_words
@@ -94,6 +94,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         "profiles": [row.json() for row in rows],
     }
     bad = args.profile and rows[0].state != "healthy"
+    warnings = (*warnings, *remarks(case.world.memory))
     return Result(data, lambda style: _text(case, rows, style), warnings, exit_code=UNHEALTHY if bad else DONE)
 
 
