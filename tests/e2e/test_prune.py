@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,9 +178,37 @@ def test_F58_a_hard_link_keeps_its_content(machine, removed):
     mine = machine.home / "mine.gguf"
     mine.hardlink_to(removed)
     machine.run("apply", "--no-prune")
-    machine.run("prune", "--now")
+    shown = machine.run("prune", "--now", "--dry-run")
+    assert f"- delete  content:{removed}" in shown.out and "0 B to free" in shown.out
+    done = machine.run("prune", "--now", "--json").data
+    assert ([change["free"] for change in done["changes"]], done["summary"]["free"]) == ([0], 0)
     assert not removed.exists()
     assert mine.read_bytes() == hello("Hello from the Hub.")
+
+
+_OTHER_TOOL = """
+import sys
+from huggingface_hub import hf_hub_download
+print(hf_hub_download(sys.argv[1], sys.argv[2], revision=sys.argv[3]))
+"""
+
+
+def test_F59_what_another_tool_links_in_the_shared_cache_stays_with_the_reason(machine, hub, removed):
+    weights = hello("Hello from the Hub.")
+    hub.add(REPO, {FILE: weights, "README.md": b"The same weights, another commit."}, "v2")
+    words = [sys.executable, "-c", _OTHER_TOOL, REPO, FILE, "v2"]
+    theirs = Path(subprocess.run(words, env=machine.env(), capture_output=True, text=True, check=True).stdout.strip())
+    assert (theirs.is_symlink(), theirs.resolve()) == (True, removed.resolve()), "it found what lmctl brought"
+    machine.run("apply", "--no-prune")
+    for words in (("prune", "--now", "--dry-run"), ("prune", "--now"), ("apply", "--prune")):
+        done = machine.run(*words, "--json").data
+        assert (done["changes"], done["summary"]["free"]) == ([], 0)
+    assert kept(machine, "--now") == ["another tool's snapshot leads to it"]
+    assert theirs.read_bytes() == weights
+    theirs.unlink()  # as that tool's own cleaning does
+    done = machine.run("prune", "--now", "--json").data
+    assert done["summary"]["free"] == len(weights)
+    assert blobs(machine.home) == []
 
 
 def test_what_a_removed_profile_served_goes_in_the_run_that_stops_it(machine, hub, port):
