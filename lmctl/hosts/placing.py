@@ -67,13 +67,14 @@ def _link(hub: Path, fetch: Fetch, blob: Path) -> Path:
     path = snapshot_path(hub, fetch.repo, fetch.commit, fetch.file.path)
     target = os.path.relpath(blob, path.parent)
     try:
+        # the link comes last: where it is, nothing before it can be missing, or half done by a run that was killed
+        _refer(repo_folder(hub, fetch.repo), fetch)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.is_symlink() and path.readlink() == Path(target)):
             with _temporary(repo_folder(hub, fetch.repo)) as temporary:
                 temporary.symlink_to(target)
                 temporary.replace(path)
             sync_folder(path.parent)
-        _refer(repo_folder(hub, fetch.repo), fetch)
     except OSError as error:
         raise disk_error(path, error) from error
     return path
