@@ -24,7 +24,7 @@ Shape = Mapping[str, Json]
 class Wanted:
     """An artifact as a declaration asks for it, before the lock resolves it to a commit and files.
 
-    `id` is `repository@revision:selection`, or `path=<as declared, from the declaration's folder>` for a local one.
+    `id` is `repository@revision:selection`, or `path=<from the declaration's folder, else absolute>` for a local one.
     `selection` is a quant (free text), `file=<path>`, `mlx` (a whole repository of safetensors) or empty: the first of
     Q4_K_M, Q8_0 and whatever the repository holds.
     """

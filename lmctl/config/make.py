@@ -139,7 +139,8 @@ class Maker:
 
     def _from_path(self, composed: Composed, key: str, text: str, role: Role) -> Wanted:
         path = self._local(composed, key, text)
-        shown = os.path.relpath(path, self.folder).replace(os.sep, "/")
+        # what only this machine asks for may lie anywhere, and reads better by its own name
+        shown = os.path.relpath(path, self.folder) if holds(str(self.folder), str(path)) else str(path)
         return Wanted(f"path={shown}", None, None, "", "local", role, path)
 
     def _local(self, composed: Composed, key: str, text: str) -> Path:

@@ -45,6 +45,13 @@ def test_an_absolute_path_inside_the_folder_is_told_in_its_relative_form(place, 
     assert refusal(place.load).endswith(f'models/w.gguf\' must be relative — write "{relative}"')
 
 
+def test_a_path_outside_of_the_folder_goes_by_its_own_name(place):
+    place.write("localmodels.toml", f'{PRELUDE}[profiles.code]\npath = "models/w.gguf"\n')
+    place.write("localmodels.local.toml", '[profiles.mine]\npath = "../w.gguf"\n')
+    ids = [profile.weights.id for profile in place.load().profiles]
+    assert ids == ["path=models/w.gguf", f"path={place.folder.parent}/w.gguf"]
+
+
 def test_a_path_in_the_home_that_is_the_folder_s_is_told_in_its_relative_form(place):
     place.home = place.folder.parent
     place.folders = place.folders.of({}, place.home)
