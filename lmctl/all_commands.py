@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("reconcile", "list the applies, or show the plan of one"),
     "prune": ("reconcile", "remove what lmctl fetched and nothing declares any more"),
     "verify": ("reconcile", "compare weights on disk with the lock"),
+    "doctor": ("reconcile", "look for what is wrong on this machine, and mend what is safe"),
     "down": ("reconcile", "stop every program and supervisord"),
     "uninstall": ("reconcile", "stop everything and remove what lmctl brought and wrote"),
     "start": ("run", "start a profile, or a model that nothing declares"),

@@ -28,6 +28,7 @@ from lmctl.spec import Declaration, Hardware
 if TYPE_CHECKING:
     from lmctl.hosts.endpoint import Endpoint
     from lmctl.hosts.hub import HuggingFace
+    from lmctl.hosts.premises import LocalPremises
     from lmctl.hosts.processes import LocalProcesses
     from lmctl.hosts.transfer import HubTransfer
 
@@ -69,6 +70,12 @@ class LocalHost:
     @cached_property
     def engines(self) -> Engines:
         return Engines(self._declaration.machine.binaries, self._environ.get("PATH", ""), self._folders.cache)
+
+    @cached_property
+    def premises(self) -> LocalPremises:
+        from lmctl.hosts.premises import LocalPremises
+
+        return LocalPremises(self._environ, self._folders, self._declaration.machine)
 
     @cached_property
     def processes(self) -> LocalProcesses:

@@ -17,7 +17,7 @@ from lmctl.errors import BUG, INTERRUPTED, LmctlError, OutputError, escape
 from lmctl.paths import disk_error
 from lmctl.result import Result, render, style_for
 
-_ACTING = frozenset(["apply", "start", "restart", "trust"])
+_ACTING = frozenset(["apply", "doctor", "start", "restart", "trust"])
 
 
 def dispatch(argv: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from lmctl.backend import Engine
 from lmctl.errors import LmctlError
+from lmctl.premises import Premises
 from lmctl.record import NOTHING, record
 from lmctl.spec import Artifact, Hardware, Health, LockedFile, Probe, Process, ProgramSpec, Signature, Wanted
 
@@ -223,6 +224,8 @@ class Engines(Protocol):
 
     def version(self, backend: str) -> str | None: ...  # as far as it is known; runs nothing
 
+    def ask(self, backend: str) -> str | None: ...  # the version; where it is not known, runs the engine with --version
+
     # the version, when the engine can run this argv from this folder; runs it with --version and --help once per file
     def check(self, backend: str, argv: Sequence[str], folder: Path) -> str | None: ...
 
@@ -247,6 +250,9 @@ class Host(Protocol):
 
     @property
     def engines(self) -> Engines: ...
+
+    @property
+    def premises(self) -> Premises: ...
 
     @property
     def hardware(self) -> Hardware: ...

@@ -12,9 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from lmctl import neighbours
-from lmctl.config import loading
-from lmctl.config.find import MAIN, Request
+from lmctl import census
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.host import OnProgress
 from lmctl.mutex import exclusive
@@ -24,9 +22,7 @@ from lmctl.record import record, replace
 from lmctl.resource import Case, Run, Scope
 from lmctl.resources import content, program
 from lmctl.session import Session
-from lmctl.spec import Declaration, Hardware, Lock, Machine
-
-_RECORDS = "declarations"
+from lmctl.spec import Lock
 
 
 @record
@@ -57,29 +53,6 @@ class Leave:
         return len(daemon.orphans) + sum(process.pid is not None for process in daemon.processes.values())
 
 
-def machine(folders: Folders, hardware: Hardware) -> Machine:
-    """Return what machine.toml says, whatever became of the declarations. Raises what is wrong with it."""
-    file = folders.state / MAIN
-    request = Request(folders.state, file, empty=True)
-    alone = {Path(os.path.realpath(file)): b'version = 1\nname = "leaving"\n'}
-    return loading.resolve(request, folders, {}, hardware, instead=alone).declaration.machine
-
-
-def names(folders: Folders) -> list[str]:
-    """Return every declaration that has left something in the state folder."""
-    records = {path.stem for path in (folders.state / _RECORDS).glob("*.json")}
-    held = {path.name for path in _entries(folders.state) if path.is_dir() and not path.is_symlink()}
-    return sorted(records | held - {_RECORDS})
-
-
-def stub(folders: Folders, name: str, about: Machine) -> Declaration:
-    """Return a declaration of which nothing but its name matters: it wants nothing any more."""
-    folder, file = folders.declaration(name), folders.declaration(name) / MAIN
-    with contextlib.suppress(ValueError):
-        folder, file = neighbours.folder_of(folders.state / _RECORDS / f"{name}.json")
-    return Declaration(name, folder, file, (), machine=about)
-
-
 def look(sessions: Iterable[Session]) -> tuple[Leave, ...]:
     """Return what of each declaration goes and stays when all of them go together; reads only."""
     leaving = frozenset(session.declaration.name for session in sessions)
@@ -101,7 +74,7 @@ def _let_go(leave: Leave, ending: frozenset[int]) -> Leave:
 
 def last(folders: Folders, leaving: frozenset[str]) -> bool:
     """Return whether no other declaration is left on this machine: what all share goes along then."""
-    return not {*names(folders)} - leaving
+    return not {*census.names(folders)} - leaving
 
 
 def size(folder: Path) -> tuple[int, int]:
@@ -178,7 +151,7 @@ def forget_shared(folders: Folders) -> tuple[Kept, ...]:
         _rmdir(own / "partial", own / "quarantine", own)
     for path in folders.state.glob("crash-*.json"):
         _unlink(path)
-    _rmdir(folders.state / _RECORDS, folders.state)
+    _rmdir(folders.state / census.RECORDS, folders.state)
     stays = (path for root in (own, folders.state) for path in _below(root))
     return tuple(Kept(str(path), path.lstat().st_size, "not known to lmctl") for path in stays)
 
@@ -226,13 +199,6 @@ def _rmdir(*folders: Path) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
 
 
 def _below(folder: Path) -> Iterator[Path]:

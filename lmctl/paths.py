@@ -159,36 +159,52 @@ def remove_left(folder: Path, names: Collection[str] | None = None) -> None:
 
     Every file is for folders that lmctl alone writes into. What cannot be told or removed stays.
     """
+    for path, pid in _temporaries(folder, names):
+        _abandoned(path, pid, remove=True)
+
+
+def left(folder: Path, names: Collection[str] | None = None) -> tuple[Path, ...]:
+    """Return what `remove_left` would remove."""
+    return tuple(path for path, pid in _temporaries(folder, names) if _abandoned(path, pid, remove=False))
+
+
+def _temporaries(folder: Path, names: Collection[str] | None) -> list[tuple[Path, int]]:
     wanted = None if names is None else {name[:_LONGEST] for name in names}
+    found: list[tuple[Path, int]] = []
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             named = _TEMPORARY.fullmatch(path.name)
             if named and (wanted is None or named[1] in wanted):
-                _remove_abandoned(path, int(named[2]))
+                found.append((path, int(named[2])))
+    return found
 
 
-def _remove_abandoned(path: Path, pid: int) -> None:
-    """Unlink a temporary file of this user when nobody writes it: its process is gone, and nobody holds its lock.
+def _abandoned(path: Path, pid: int, *, remove: bool) -> bool:
+    """Return whether nobody writes a temporary file of this user: its process is gone, and nobody holds its lock.
 
-    The lock speaks where the number does not: for a writer in another container, or on another machine.
+    The lock speaks where the number does not: for a writer in another container, or on another machine. It is held
+    while the file is removed.
     """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         pass
     except (OSError, OverflowError):
-        return
+        return False
     else:
-        return
+        return False
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                if remove:
+                    path.unlink()
+                return True
         finally:
             os.close(descriptor)
+    return False
 
 
 def sync_folder(folder: Path) -> None:

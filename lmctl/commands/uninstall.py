@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmctl import leaving
+from lmctl import census, leaving
 from lmctl.acting import standing
 from lmctl.asking import asked
 from lmctl.command import Context
@@ -78,13 +78,13 @@ def _sessions(context: Context, *, every: bool) -> list[Session]:
     """Return what leaves: this declaration, whatever became of its file, or all that left something here."""
     folders = context.folders
     if every:
-        names = leaving.names(folders)
+        names = census.names(folders)
     else:
         current, _ = standing(context)
         current.refuse_foreign_name()
         names = [current.declaration.name] if current.state.exists() or current.record.exists() else []
-    about = leaving.machine(folders, context.hardware()) if names else None
-    stubs = [leaving.stub(folders, name, about) for name in names if about]
+    about = census.machine(folders, context.hardware()) if names else None
+    stubs = [census.stub(folders, name, about) for name in names if about]
     return [Session.of(stub, folders, context.host(stub)) for stub in stubs]
 
 

@@ -58,6 +58,11 @@ class Binaries:
         self._remember(command, facts)
         return facts
 
+    def version(self, command: tuple[str, ...], fix: str) -> str | None:
+        """Return what the binary prints for --version. Raises E-ENGINE when it does not run here."""
+        code, output = self._ask((*command, "--version"), fix)
+        return _version_in(output) if code == 0 else None
+
     def _ask(self, command: tuple[str, ...], fix: str) -> tuple[int, str]:
         what = escape(" ".join(command))
         environment = {"PATH": self._path, "HOME": os.environ.get("HOME", "/"), "LANG": "C"}

@@ -104,16 +104,21 @@ def is_internal(host: str) -> bool:
 
 def _token(environ: Mapping[str, str], folders: Folders, machine: Machine) -> str | None:
     """Return the token, None when there is none; its text is never part of a message."""
-    source, token = "HF_TOKEN", environ.get("HF_TOKEN", "")
-    if not token.strip():
-        path = machine.token_file or Path(environ.get("HF_TOKEN_PATH") or folders.hf_home / "token")
-        source, token = str(path), _content(path) or ""
+    path = token_file(environ, folders, machine)
+    source, token = (str(path), _content(path) or "") if path else ("HF_TOKEN", environ["HF_TOKEN"])
     token = token.strip()
     if token and not re.fullmatch(r"[!-~]{1,1024}", token):
         raise LmctlError(
             "E-AUTH", f"the token of {escape(source)} holds a line break or other odd characters", fix="write it anew"
         )
     return token or None
+
+
+def token_file(environ: Mapping[str, str], folders: Folders, machine: Machine) -> Path | None:
+    """Return the file that the token is read from, None where HF_TOKEN holds it."""
+    if environ.get("HF_TOKEN", "").strip():
+        return None
+    return machine.token_file or Path(environ.get("HF_TOKEN_PATH") or folders.hf_home / "token")
 
 
 def _content(path: Path) -> str | None:

@@ -60,6 +60,13 @@ class Engines:
             return facts.version if facts else None
         return None
 
+    def ask(self, backend: str) -> str | None:
+        """Return the version; an engine that was never asked is run for it, with --version and nothing else."""
+        known, engine = self.version(backend), self.find(backend)
+        if known is not None or engine is None or not engine.argv or engine.argv[0] == "{python}":
+            return known
+        return self._binaries().version(engine.argv, BACKENDS[backend].INSTALL)
+
     def _binaries(self) -> Binaries:
         from lmctl.hosts.binaries import Binaries  # what runs programs is slow to import, and plan runs none
 

@@ -115,6 +115,7 @@ COMMANDS = [
     ("status", "hello"),
     ("logs", "hello"),
     ("stop", "hello"),
+    ("doctor",),
     ("down",),
     ("uninstall", "--yes"),
     ("completion", "fish"),

@@ -1,0 +1,45 @@
+"""Every declaration that has left something on this machine, whatever became of its files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from lmctl import neighbours
+from lmctl.config import loading
+from lmctl.config.find import MAIN, Request
+from lmctl.paths import Folders
+from lmctl.spec import Declaration, Hardware, Machine
+
+RECORDS = "declarations"  # the folder of the state folder that says which folder a name belongs to
+
+
+def machine(folders: Folders, hardware: Hardware) -> Machine:
+    """Return what machine.toml says, whatever became of the declarations. Raises what is wrong with it."""
+    file = folders.state / MAIN
+    request = Request(folders.state, file, empty=True)
+    alone = {Path(os.path.realpath(file)): b'version = 1\nname = "leaving"\n'}
+    return loading.resolve(request, folders, {}, hardware, instead=alone).declaration.machine
+
+
+def names(folders: Folders) -> list[str]:
+    """Return every declaration that has left something in the state folder."""
+    records = {path.stem for path in (folders.state / RECORDS).glob("*.json")}
+    held = {path.name for path in _entries(folders.state) if path.is_dir() and not path.is_symlink()}
+    return sorted(records | held - {RECORDS})
+
+
+def stub(folders: Folders, name: str, about: Machine) -> Declaration:
+    """Return a declaration of which nothing but its name matters: it wants nothing any more."""
+    folder, file = folders.declaration(name), folders.declaration(name) / MAIN
+    with contextlib.suppress(ValueError):
+        folder, file = neighbours.folder_of(folders.state / RECORDS / f"{name}.json")
+    return Declaration(name, folder, file, (), machine=about)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,84 @@
+"""What a report to the maintainers needs, as one JSON file: facts and findings, redacted, no prompts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from lmctl import __version__
+from lmctl.doctor.finding import Finding
+from lmctl.doctor.look import Patient
+from lmctl.errors import LmctlError, escape
+from lmctl.paths import read_regular, write_atomic
+from lmctl.redact import Redactor
+from lmctl.spec import Declaration, Hardware, Json
+
+_PACKAGES = ("supervisor", "huggingface_hub", "urllib3", "pydantic", "psutil", "xllamacpp", "mlx-lm", "mlx")
+
+
+def write(path: Path, patient: Patient, findings: Iterable[Finding]) -> None:
+    """Write the file, for this user's eyes alone until it is sent. Raises E-USAGE where there is one already."""
+    if os.path.lexists(path):
+        raise LmctlError("E-USAGE", f"{escape(str(path))} is there already", fix="name a new file")
+    redactor = Redactor(patient.context.environ, patient.context.folders.home, _token(patient))
+    facts = redactor.plain(_facts(patient, findings))
+    write_atomic(path, json.dumps(facts, indent=1).encode() + b"\n")
+
+
+def _facts(patient: Patient, findings: Iterable[Finding]) -> dict[str, Json]:
+    system = os.uname()
+    return {
+        "schema": "bundle/1",
+        "lmctl": __version__,
+        "python": sys.version,
+        "system": [system.sysname, system.release, system.machine],
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "hardware": _hardware(patient.host.hardware),
+        "declaration": _declaration(patient.declaration),
+        "findings": [found.plain() for found in findings],
+    }
+
+
+def _hardware(hardware: Hardware) -> Json:
+    return {
+        "os": hardware.os,
+        "arch": hardware.arch,
+        "ram": hardware.ram,
+        "accelerator": hardware.accelerator,
+        "gpus": [*hardware.gpus],
+        "cores": hardware.cores,
+    }
+
+
+def _declaration(declaration: Declaration | None) -> Json:
+    """Return how much is declared of what kind: neither names nor models."""
+    if declaration is None:
+        return None
+    profiles = declaration.profiles
+    return {
+        "profiles": len(profiles),
+        "backends": {**Counter(profile.backend for profile in profiles)},
+        "starts": {**Counter(profile.start for profile in profiles)},
+        "local": sum(profile.weights is not None and profile.weights.repo is None for profile in profiles),
+    }
+
+
+def _token(patient: Patient) -> list[str]:
+    """Return the token, so that it is found wherever it would stand."""
+    try:
+        hub = patient.host.premises.hub()
+        return [read_regular(Path(hub.token), 4096).decode()] if hub.mode is not None else []
+    except (LmctlError, OSError, ValueError):
+        return []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,74 @@
+"""Text that may leave this machine: without secrets, and without the names of its user, its host and its home."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lmctl.secret import LOOKS_SECRET, NAMES_SECRET
+from lmctl.spec import Json
+
+_HIDDEN = "(hidden)"
+_SHORT = 6  # characters below which a value is no secret, and would be found everywhere
+_EVERYBODY = {"root", "localhost", "home", "user", "lmctl", "nobody"}  # names that tell nothing
+_QUERY = re.compile(r"(?<=\w)\?[^\s\"'()]+")
+_USERINFO = re.compile(r"//[^/@\s]+@")
+_HOMES = re.compile(r"(?<![\w.-])/(home|Users)/(?!\()[^/\s\"']+")
+
+
+class Redactor:
+    """Knows what must not be told. `secrets` are values that are secret whatever they look like."""
+
+    def __init__(self, environ: Mapping[str, str], home: Path, secrets: Iterable[str] = ()) -> None:
+        named = (value for name, value in environ.items() if NAMES_SECRET.search(name))
+        self._secrets = sorted({s.strip() for s in (*named, *secrets) if len(s.strip()) >= _SHORT}, key=len)[::-1]
+        self._homes = sorted({str(home), os.path.realpath(home)} - {"/"}, key=len)[::-1]
+        host = os.uname().nodename
+        self._names = [
+            (_word(_users(environ, home)), "(user)"),
+            (_word({host, host.partition(".")[0]}), "(host)"),
+        ]
+
+    def text(self, text: str) -> str:
+        """Return `text` with all of that replaced."""
+        for secret in self._secrets:
+            text = text.replace(secret, _HIDDEN)
+        text = LOOKS_SECRET.sub(_HIDDEN, text)
+        text = _QUERY.sub(f"?{_HIDDEN}", _USERINFO.sub(f"//{_HIDDEN}@", text))
+        for home in self._homes:
+            text = text.replace(home, "~")
+        text = _HOMES.sub(r"/\1/(user)", text)
+        for pattern, instead in self._names:
+            text = pattern.sub(instead, text) if pattern else text
+        return text
+
+    def plain(self, value: Json) -> Json:
+        """Return a JSON value with all of its texts, keys included, made so."""
+        match value:
+            case str():
+                return self.text(value)
+            case list():
+                return [self.plain(item) for item in value]
+            case dict():
+                return {self.text(key): self.plain(item) for key, item in value.items()}
+            case _:
+                return value
+
+
+def _users(environ: Mapping[str, str], home: Path) -> set[str]:
+    found = {environ.get("USER", ""), environ.get("LOGNAME", ""), home.name}
+    with contextlib.suppress(KeyError):  # a user without an entry
+        found.add(pwd.getpwuid(os.geteuid()).pw_name)
+    return found
+
+
+def _word(names: Iterable[str]) -> re.Pattern[str] | None:
+    """Return what matches any of `names` where it stands by itself; None when they say nothing."""
+    telling = sorted({name for name in names if len(name) > 1 and name.lower() not in _EVERYBODY}, key=len)[::-1]
+    if not telling:
+        return None
+    return re.compile(rf"(?i)(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, telling))})(?![A-Za-z0-9])")

@@ -1,0 +1,223 @@
+"""doctor finds what is wrong on a real machine, mends what is safe, and reports without telling who anybody is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from e2e_tools import humbly, listening, profile, until
+
+TOKEN = "hf_CANARY0123456789abcdefghijklmnopq"
+FAKE = """\
+#!/bin/sh
+echo "$@" >> "{log}"
+echo "version: 6789 (abcdef0)"
+"""
+
+
+@pytest.fixture
+def hello(machine, port) -> int:
+    """A declared local profile that is not applied; its port."""
+    machine.hello()
+    number = port()
+    machine.declare(profile("hello", path="hello.gguf", port=number))
+    machine.run("lock")
+    return number
+
+
+def found(ran, check: str) -> list[dict]:
+    return [one for one in ran.data["findings"] if one["check"] == check]
+
+
+def wrong(ran) -> dict[str, str]:
+    """Return what fails: the code by check."""
+    return {one["check"]: one["code"] for one in ran.data["findings"] if one["state"] == "fail"}
+
+
+def mendable(ran) -> set[str]:
+    return {one["check"] for one in ran.data["findings"] if one["fixable"]}
+
+
+def dead() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def test_a_sound_machine_has_nothing_wrong_and_is_not_changed(machine, hello):
+    machine.run("apply")
+    before = sorted(machine.state().rglob("*"))
+    ran = machine.run("doctor", "--json")
+    assert (wrong(ran), mendable(ran)) == ({}, set())
+    assert found(ran, "supervisord of team")[0]["what"].endswith("1 of 1 programs run")
+    assert found(ran, "lock")[0]["state"] == "ok"
+    assert found(ran, "engine llama.cpp")[0]["state"] == "ok"
+    assert sorted(machine.state().rglob("*")) == before
+    shown = machine.run("doctor").out
+    assert "✓ supervisord of team: pid " in shown
+    assert shown.splitlines()[-1].endswith(" 0 wrong.")
+
+
+def test_it_works_where_nothing_is_declared(machine):
+    ran = machine.run("doctor", "--json")
+    assert found(ran, "declaration")[0]["what"] == "none here; lmctl init writes one"
+    assert not (machine.home / ".local").exists()
+
+
+def test_an_engine_is_run_for_its_version_and_nothing_else(machine, hello, tmp_path):
+    (tmp_path / "bin").mkdir()
+    engine = tmp_path / "bin/llama-server"
+    engine.write_text(FAKE.format(log=tmp_path / "log"))
+    engine.chmod(0o755)
+    machine.environ["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
+    ran = machine.run("doctor", "--json")
+    assert found(ran, "engine llama.cpp")[0]["what"] == f"{engine}, version 6789 (abcdef0)"
+    assert (tmp_path / "log").read_text() == "--version\n"
+
+
+def test_an_engine_that_does_not_run_fails_where_a_profile_needs_it(machine, hello, tmp_path):
+    (machine.home / ".config/lmctl").mkdir(parents=True)
+    config = machine.home / ".config/lmctl/machine.toml"
+    config.write_text(f'[engines."llama.cpp"]\nbinary = "{tmp_path}/none"\n')
+    ran = machine.run("doctor", "--json", code=9)
+    assert wrong(ran) == {"engine llama.cpp": "E-ENGINE"}
+    machine.declare("")
+    assert wrong(machine.run("doctor", "--json")) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "check"),
+    [
+        ("repo/localmodels.toml", "version = [", "declaration"),
+        ("repo/localmodels.lock", "version = [", "lock"),
+        (".config/lmctl/machine.toml", "odd = 1", "machine.toml"),
+    ],
+)
+def test_a_broken_file_is_one_finding_among_all_others(machine, hello, file, text, check):
+    path = machine.home / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    ran = machine.run("doctor", "--json", code=66 if check == "lock" else 65)
+    assert check in wrong(ran)
+    assert found(ran, "hub") and found(ran, "weights")
+
+
+def test_F55_a_state_folder_that_cannot_be_written_is_the_worst(machine, hello):
+    (machine.folder / "localmodels.toml").write_text("version = [")
+    (machine.home / ".local/state/lmctl").chmod(0o500)
+    try:
+        ran = humbly(machine, "doctor", "--json")
+    finally:
+        (machine.home / ".local/state/lmctl").chmod(0o700)
+    assert ran.code == 8
+    assert "may not be written" in ran.out
+
+
+def test_F73_too_few_open_files(machine, hello):
+    argv = ["prlimit", "--nofile=60:60", sys.executable, "-m", "lmctl", "doctor", "--json"]
+    ran = subprocess.run(argv, cwd=machine.folder, env=machine.env(), capture_output=True, text=True)
+    (finding,) = (one for one in json.loads(ran.stdout)["data"]["findings"] if one["check"] == "open files")
+    assert (ran.returncode, finding["code"]) == (9, "E-SUPERVISOR")
+    assert finding["fix"] == "raise the limit (ulimit -Hn)"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "state"),
+    [(TOKEN, 0o600, None), (TOKEN, 0o644, "warn"), (f"{TOKEN}\nX-Evil: 1", 0o600, "fail")],
+    ids=["private", "F52-readable", "F52-newline"],
+)
+def test_F52_the_token_file(machine, text, mode, state):
+    machine.environ["HF_TOKEN"] = ""
+    token = machine.home / ".cache/huggingface/token"
+    token.parent.mkdir(parents=True)
+    token.write_text(text)
+    token.chmod(mode)
+    ran = machine.run("doctor", "--json", code=7 if state == "fail" else 0)
+    if state == "fail":
+        assert wrong(ran) == {"hub": "E-AUTH"}
+    else:
+        assert [one["state"] for one in found(ran, "token")] == ([state] if state else [])
+    assert token.stat().st_mode & 0o777 == mode
+    token.unlink()
+
+
+def test_F50_what_the_environment_does_is_reported(machine):
+    machine.environ |= {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "https://hub.example", "HF_HOME": "odd"}
+    machine.environ |= {"HF_HUB_DISABLE_XET": "1", "https_proxy": f"http://me:{TOKEN}@127.0.0.1:9"}
+    ran = machine.run("doctor", "--json")
+    states = {one["check"]: one["state"] for one in ran.data["findings"] if one["check"].startswith("$")}
+    assert states["$HF_HOME"] == "warn"
+    assert {"$HF_HUB_OFFLINE", "$HF_ENDPOINT", "$HF_HUB_DISABLE_XET", "$https_proxy", "$HF_TOKEN"} <= states.keys()
+    assert found(ran, "hub")[0]["what"] == "https://hub.example, token of HF_TOKEN"
+
+
+def test_programs_that_outlived_their_supervisord_are_told_and_not_touched(machine, hello):
+    machine.run("apply")
+    daemon = machine.run("status", "--json").data["supervisord"]
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{daemon}").exists() or Path(f"/proc/{daemon}/stat").read_text().split()[2] == "Z")
+    ran = machine.run("doctor", "--fix", "--json", code=9)
+    assert wrong(ran) == {"supervisord of team": "E-SUPERVISOR"}
+    assert listening(hello)
+    machine.run("down")
+    assert wrong(machine.run("doctor", "--json")) == {}
+
+
+def test_fix_mends_what_is_safe_and_says_so(machine, hello):
+    machine.run("apply")
+    machine.run("down")
+    state, own = machine.state(), machine.home / ".cache/huggingface/lmctl"
+    (state / f".ledger.{dead()}.tmp").touch()
+    (machine.folder / f".localmodels.lock.{dead()}.tmp").touch()
+    (state / "launch").chmod(0o755)
+    (own / "partial").mkdir(parents=True, exist_ok=True)
+    for name, age in (("a", 8), ("b", 0)):
+        partial = own / "partial" / (name * 64)
+        partial.write_bytes(b"x" * 5000)
+        os.utime(partial, (time.time() - age * 86400,) * 2)
+    ran = machine.run("doctor", "--json")
+    assert mendable(ran) == {"files of team", "lock files", "modes of team", "partial files"}
+    done = machine.run("doctor", "--fix", "--json")
+    assert mendable(done) == set()
+    assert len(done.data["fixed"]) == 4
+    assert all(line.startswith("mended: ") for line in done.data["fixed"])
+    assert [path.name for path in (own / "partial").iterdir()] == ["b" * 64]
+    assert not list(state.glob(".*tmp")) and not list(machine.folder.glob(".*tmp"))
+    assert (state / "launch").stat().st_mode & 0o777 == 0o700
+
+
+def test_F63_what_fifty_killed_downloads_left_is_listed(machine, hello):
+    own = machine.home / ".cache/huggingface/lmctl/partial"
+    own.mkdir(parents=True)
+    for number in range(50):
+        (own / f"{number:064x}").write_bytes(b"x" * 4096)
+    (finding,) = found(machine.run("doctor", "--json"), "partial files")
+    assert finding["what"].startswith("50, 200.0 KiB: left behind, goes in ")
+
+
+def test_a_report_tells_what_is_wrong_and_nobody_s_name(machine, hello, port):
+    home = machine.home / "people" / "jane-doe"
+    home.mkdir(parents=True)
+    (machine.home / "repo").rename(home / "repo")
+    machine.folder = home / "repo"
+    machine.environ |= {"HOME": str(home), "USER": "jane-doe", "HF_TOKEN": TOKEN}
+    machine.environ["https_proxy"] = f"http://jane-doe:{TOKEN}@127.0.0.1:9"
+    (machine.folder / "localmodels.toml").write_text('version = 1\nname = "team"\n[profiles.hello]\nctxx = 1\n')
+    machine.run("doctor", "--bundle", "report.json", code=65)
+    file = machine.folder / "report.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    text = file.read_text()
+    for secret in (TOKEN, "CANARY", "jane-doe", str(machine.home), os.uname().nodename):
+        assert secret not in text
+    report = json.loads(text)
+    assert report["schema"] == "bundle/1"
+    assert "E-KEY" in text and "~/repo/localmodels.toml" not in json.dumps(report["declaration"])
+    again = machine.run("doctor", "--bundle", "report.json", code=64)
+    assert "error[E-USAGE]" in again.err
+    assert file.read_text() == text
