@@ -28,7 +28,7 @@ from lmctl.session import Session
 from lmctl.spec import Declaration, Json, Machine
 from lmctl.text import Style, human_id
 
-_MARKS = {"done": "✓", "failed": "✗", "blocked": "·", "not started": "·"}
+_MARKS = {"done": "✓", "failed": "✗", "blocked": "·", "not started": "·", "interrupted": "·"}
 _INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
@@ -193,7 +193,8 @@ def reconciling(context: Context, session: Session) -> Iterator[tuple[Reconciler
                 raise KeyboardInterrupt
             ending.start()
 
-        before = {number: signal.signal(number, drain) for number in _INTERRUPTED}
+        heard = (number for number in _INTERRUPTED if signal.getsignal(number) is not signal.SIG_IGN)
+        before = {number: signal.signal(number, drain) for number in heard}
         try:
             yield reconciler, seen
         except KeyboardInterrupt:
@@ -242,9 +243,11 @@ def _text(applied: Applied, style: Style) -> str:
     if not applied.ended:
         return plan.text(applied.plan, style)
     lines = [_line(ended, style) for ended in applied.ended]
+    interrupted = any(problem.code == "E-INTERRUPTED" for problem in applied.problems)
     done = sum(ended.state == "done" for ended in applied.ended)
     rest = len(applied.ended) - done
-    head = style.green("Applied:") if not rest else style.red("Applied in part:" if done else "Failed:")
+    part = "Interrupted:" if interrupted else "Applied in part:" if done else "Failed:"
+    head = style.red(part) if rest else style.green("Applied:")
     lines += ["", f"{head} {done} of {len(applied.ended)} changes done."]
     lines += [f"  {name} answers at {style.cyan(f'http://{listen}/v1')}" for name, listen in applied.serving.items()]
     lines += [style.dim(f"note: {note}") for note in applied.plan.notes]
@@ -253,5 +256,6 @@ def _text(applied: Applied, style: Style) -> str:
 
 def _line(ended: Ended, style: Style) -> str:
     paint = style.green if ended.state == "done" else style.red
-    state = "" if ended.state in {"done", "failed"} else f"  ({ended.state})"
-    return f"{paint(_MARKS[ended.state])} {ended.change.word:<7} {style.bold(human_id(ended.change.address))}{state}"
+    state = "interrupted" if ended.error and ended.error.code == "E-INTERRUPTED" else ended.state
+    told = "" if state in {"done", "failed"} else f"  ({state})"
+    return f"{paint(_MARKS[state])} {ended.change.word:<7} {style.bold(human_id(ended.change.address))}{told}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -25,10 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated:
         return TERMINATED
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write("interrupted\n")
         return INTERRUPTED
     except OSError as error:
         return _unwritable(error)
+    finally:
+        _let_go_of_streams()
 
 
 def _complete_streams() -> None:
@@ -53,9 +57,17 @@ def _unwritable(error: OSError) -> int:
             os.write(2, f"error[E-IO]: cannot write output: {why} — free some space or choose another place\n".encode())
     except OSError:
         pass  # nobody listens
-    # Python would complain once more when it flushes at exit
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return BROKEN_PIPE if gone else DISK
+
+
+def _let_go_of_streams() -> None:
+    """Put /dev/null where nobody listens any more: Python would end with a code of its own when it flushes at exit."""
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _asks_about(arguments: list[str]) -> bool:
@@ -81,7 +93,8 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any byte, terminals any encoding
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, _terminate)
     return dispatch(arguments)
 
 

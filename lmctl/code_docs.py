@@ -82,6 +82,7 @@ CODES: dict[str, str] = {
     "E-UNHEALTHY": "the engine runs and does not answer as the right model",
     "E-CRASHLOOP": "the engine ended again and again; its last words are shown",
     "E-BUG": "a defect of lmctl: run it with --debug and report what it prints",
+    "E-INTERRUPTED": "the run was interrupted before this was finished; the next one goes on with it",
     "W-STALE": "the lock holds entries that nothing asks for",
     "W-SECRET": "a value that looks like a secret",
     "W-TEMPLATE": "reserved: the weights bring no chat template",

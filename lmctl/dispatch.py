@@ -13,7 +13,7 @@ from lmctl.all_commands import COMMANDS, load
 from lmctl.arguments import Asked, as_far_as_known, parse
 from lmctl.command import Context, Options
 from lmctl.compose import make_context
-from lmctl.errors import BUG, INTERRUPTED, LmctlError, OutputError, escape
+from lmctl.errors import BUG, INTERRUPTED, TERMINATED, LmctlError, OutputError, escape
 from lmctl.paths import disk_error
 from lmctl.result import Result, render, style_for
 
@@ -41,7 +41,11 @@ def dispatch(argv: Sequence[str]) -> int:
     except Exception as error:  # the single catch: what is not the disk's doing is a bug of ours
         result = _of_the_disk(error) or _bug(error, _debug(argv))
     style = style_for(sys.stdout, args.color or "auto", os.environ)
-    render(name, result, sys.stdout, sys.stderr, as_json=args.json, quiet=args.quiet, style=style)
+    try:
+        render(name, result, sys.stdout, sys.stderr, as_json=args.json, quiet=args.quiet, style=style)
+    except OSError:
+        if result.exit_code not in (INTERRUPTED, TERMINATED):  # the terminal is what went: that was told by a signal
+            raise
     return result.exit_code
 
 

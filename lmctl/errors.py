@@ -23,6 +23,7 @@ _CODES = {
     DISK: "SPACE PERM IO STATE",
     UNHEALTHY: "PORT SUPERVISOR ENGINE UNHEALTHY CRASHLOOP",
     BUG: "BUG",
+    INTERRUPTED: "INTERRUPTED",
 }
 EXIT_CODES: dict[str, int] = {f"E-{name}": exit_code for exit_code, names in _CODES.items() for name in names.split()}
 WARNINGS = frozenset(["W-STALE", "W-SECRET", "W-TEMPLATE", "W-MEMORY", "W-NOEFFECT", "W-ROOT", "W-HELD"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -40,14 +41,15 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        with suppress(OSError):
+            if self._bars is not None:
+                self._bars.stop()
 
     def say(self, line: str) -> None:
         """Write one line."""
         if self._quiet:
             return
-        with self._mutex:
+        with self._mutex, suppress(OSError):  # a terminal that is gone is no reason to end
             if self._bars is not None:
                 self._bars.console.print(line, markup=False, highlight=False)
             else:
@@ -69,12 +71,13 @@ class Reporter:
             urgent = event.phase == "failed" or (event.phase == "wait" and not _ticks(event))
             if self._quiet or (not urgent and now - began < self._patience):
                 return
-            if self._live:
-                self._bar(event)
-            elif urgent or event.phase == "done" or due:
-                self._told[event.path] = now
-                self._err.write(f"{_line(event, now - began, event.done - first)}\n")
-                self._err.flush()
+            with suppress(OSError):
+                if self._live:
+                    self._bar(event)
+                elif urgent or event.phase == "done" or due:
+                    self._told[event.path] = now
+                    self._err.write(f"{_line(event, now - began, event.done - first)}\n")
+                    self._err.flush()
 
     def _bar(self, event: Progress) -> None:
         if self._bars is None:
@@ -99,6 +102,8 @@ def _line(event: Progress, elapsed: float, moved: int) -> str:
         return f"{path}: waiting for {human_time(elapsed)}, it is{note or ' not there yet'}"
     if event.phase == "done" and note:
         return f"{path}: listens on{note}"
+    if event.phase == "failed" and note:
+        return f"failed:{note}" if path in note else f"{path}: failed:{note}"
     if event.phase in {"done", "failed", "wait"}:
         return f"{path}: {event.phase}{note}"
     rate = moved / elapsed if elapsed > 0 else 0.0

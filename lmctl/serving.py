@@ -212,7 +212,8 @@ def _await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlEr
                 verdict = _verdict(pending[name], health, daemon, elapsed, run)
                 if health.state == "healthy" or verdict is not None:
                     want = pending.pop(name)
-                    run.on_progress(Progress(name, 1, 1, "done" if verdict is None else "failed", want.spec.listen))
+                    why = verdict.problems[0].what.partition("\n")[0] if verdict else want.spec.listen
+                    run.on_progress(Progress(name, 1, 1, "failed" if verdict else "done", why))
                 else:
                     run.on_progress(Progress(name, 0, 0, "wait", health.why or health.state))
                 if verdict is not None:
@@ -220,8 +221,12 @@ def _await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlEr
             if pending:
                 run.stop.wait(pause)
                 pause = min(0.5, pause * 1.5)
-    interrupted = LmctlError("E-UNHEALTHY", "interrupted before it was healthy", fix="run `lmctl status`")
-    return failures | dict.fromkeys(pending, interrupted)
+    return failures | {name: _interrupted(name) for name in pending}
+
+
+def _interrupted(name: str) -> LmctlError:
+    what = f"{name} was started and is not healthy yet"
+    return LmctlError("E-INTERRUPTED", what, fix="see `lmctl status`; `lmctl apply` waits for it")
 
 
 def _probe(want: Desired, daemon: Daemon, run: Run) -> Health:

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -87,6 +88,30 @@ def test_waits_and_failures_are_told_at_once(clock):
         reporter.progress(replace(EVENT, path="b\n", phase="failed"))
         reporter.say("a line")
     assert err.getvalue() == "model.gguf: wait the Hub asks for 30 s\\x1b[2J\nb\\x0a: failed\na line\n"
+
+
+def test_a_failure_names_what_failed_once(clock):
+    err = io.StringIO()
+    with Reporter(context(err)) as reporter:
+        reporter.progress(replace(EVENT, phase="failed", note="model.gguf has another sha256"))
+        reporter.progress(replace(EVENT, phase="failed", note="the Hub does not answer"))
+    assert err.getvalue() == "failed: model.gguf has another sha256\nmodel.gguf: failed: the Hub does not answer\n"
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["terminal", "pipe"])
+def test_F09_a_terminal_that_is_gone_ends_nothing(clock, live):
+    ours, theirs = pty.openpty() if live else os.pipe()
+    with open(os.dup(theirs), "w") as err:
+        os.close(ours)
+        with Reporter(context(err)) as reporter:
+            reporter.say("a line")
+            clock.now += 10
+            reporter.progress(EVENT)
+            clock.now += 10
+            reporter.progress(replace(EVENT, done=500 * MIB))
+            reporter.progress(replace(EVENT, phase="failed"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), err.fileno())
+    os.close(theirs)
 
 
 def test_quiet_means_nothing(clock):
@@ -193,6 +218,9 @@ def test_a_terminal_shows_what_a_program_is_about(clock):
             reporter.progress(Progress("hello", 0, 0, "wait", "loading"))
             clock.now += 2
             reporter.progress(Progress("hello", 0, 0, "wait", "crashed, trying again"))
-        text = os.read(ours, 65536).decode()
+    text = b""
+    with suppress(OSError):  # the other end is closed, and all has been read
+        while piece := os.read(ours, 65536):
+            text += piece
     os.close(ours)
-    assert "hello (crashed, trying again)" in text
+    assert b"hello (crashed, trying again)" in text

@@ -79,7 +79,11 @@ def _fetch(
             ledger.own(rows)
 
     with Reporter(context) as reporter:
-        results = current.host.transfer.fetch(fetches, reporter.progress, own)
+        try:
+            results = current.host.transfer.fetch(fetches, reporter.progress, own)
+        except KeyboardInterrupt:
+            reporter.say("what has arrived is kept: run it again, and it goes on")
+            raise
     problems = [problem for result in results if result.error for problem in result.error.problems]
     if problems:
         raise LmctlError.of(problems)

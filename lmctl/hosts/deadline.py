@@ -17,7 +17,8 @@ Result = TypeVar("Result")
 
 def stopped(path: str) -> LmctlError:
     """Return how work on a file ends that was asked to stop."""
-    return LmctlError("E-NETWORK", f"{escape(path)} was stopped", fix="run it again: it goes on where it stopped")
+    what = f"{escape(path)} is not finished"
+    return LmctlError("E-INTERRUPTED", what, fix="run it again: it goes on where it was interrupted")
 
 
 @record
@@ -32,9 +33,9 @@ class Bounds:
 def within(bounds: Bounds, act: Callable[[], Result], name: str, late: LmctlError) -> Result:
     """Return what `act` returns or raise what it raises; raise `late` when it takes too long.
 
-    Raises E-NETWORK naming `name` once the work shall stop. What is not waited for any more goes on in a thread of its
-    own until its server lets go, and keeps nobody from exiting: a timeout of every read would not end a server that
-    sends a byte now and then.
+    Raises E-INTERRUPTED naming `name` once the work shall stop. What is not waited for any more goes on in a thread of
+    its own until its server lets go, and keeps nobody from exiting: a timeout of every read would not end a server
+    that sends a byte now and then.
     """
     results: list[Result] = []
     failures: list[BaseException] = []

@@ -123,7 +123,7 @@ def side_by_side(
 ) -> tuple[str | None, ...]:
     """Return the sha256 of each file, on all cores at once; None where it cannot be read.
 
-    Raises E-NETWORK once `stop` is set, within the time that a block takes.
+    Raises E-INTERRUPTED once `stop` is set, within the time that a block takes.
     """
     telling, told = threading.Lock(), dict.fromkeys(paths, 0.0)
 

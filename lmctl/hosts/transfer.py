@@ -106,7 +106,8 @@ class HubTransfer:
         try:
             blob = self._one(fetch, tell, on_verified)
         except LmctlError as error:
-            tell(Progress(path, 0, size, "failed", error.problems[0].what))
+            if error.code != "E-INTERRUPTED":
+                tell(Progress(path, 0, size, "failed", error.problems[0].what))
             return Fetched(fetch, error=error)
         tell(Progress(path, size, size, "done"))
         return Fetched(fetch, blob, _signature(blob))

@@ -42,6 +42,8 @@ def test_a_download_that_is_ended_goes_on_where_it_stopped(machine, hub, port, n
     assert "Traceback" not in err
     if number != signal.SIGKILL:
         assert "finishing what is under way" in err
+        assert f"error[E-INTERRUPTED]: {FILE} is not finished — run it again: it goes on" in err
+        assert "E-NETWORK" not in err and "failed" not in err
         assert "0 of 2 changes done" in out
     assert listening(listen) is None
     planned = machine.run("plan", "--json").data["summary"]["download"]
@@ -53,6 +55,19 @@ def test_a_download_that_is_ended_goes_on_where_it_stopped(machine, hub, port, n
     starts = [one.headers.get("range", "bytes=0-") for one in hub.asked(FILE, "GET")]
     begun = min(int(start.removeprefix("bytes=").partition("-")[0]) for start in starts)
     assert begun > (20 - 16) * MIB - MIB if number == signal.SIGKILL else begun > 3 * MIB
+
+
+def test_an_interrupted_download_says_how_to_go_on(machine, hub):
+    hub.add(REPO, {FILE: padded("It went on.")})
+    hub.fault(REPO, FILE, where="get", rate=0.5 * MIB)
+    process = machine.start("download", REPO, "--quant", "Q4_K_M")
+    until(lambda: partial(machine.home) > MIB)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, "failed" in err) == (130, False), err
+    assert "what has arrived is kept: run it again, and it goes on\ninterrupted\n" in err
+    hub.heal()
+    machine.run("download", REPO, "--quant", "Q4_K_M")
 
 
 def test_a_killed_apply_between_fetch_and_start_never_loses_what_it_owns(machine, hub, port):

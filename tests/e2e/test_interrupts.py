@@ -51,8 +51,9 @@ def test_an_interrupted_apply_says_what_it_did_and_the_next_one_converges(machin
     assert process.returncode == code, out + err
     assert "Traceback" not in err
     assert "finishing what is under way" in err
-    assert "program:slow" in out
-    assert "changes done" in out
+    assert "program:slow  (interrupted)" in out
+    assert "Interrupted: 2 of 3 changes done." in out
+    assert "error[E-INTERRUPTED]: slow was started and is not healthy yet — see `lmctl status`" in err
     set_mode(engine, None)
     machine.run("apply")
     assert machine.profiles()["slow"]["state"] == "healthy"
@@ -78,11 +79,29 @@ def test_F09_a_closed_terminal_ends_the_apply_and_not_the_model(machine, engine,
     until(lambda: listening(loading) or process.poll() is not None)
     assert process.poll() is None
     os.close(ours)
-    assert process.wait(120) != 0
+    assert process.wait(120) == 143
     assert listening(loading)
     set_mode(engine, None)
     until(lambda: machine.profiles()["slow"]["state"] == "healthy")
     machine.run("apply")
+
+
+def test_F09_a_terminal_that_is_closed_under_a_command_that_only_looks_ends_it_with_143(machine, engine, loading):
+    process, ours = on_terminal(machine, "logs", "-f", "slow")
+    said = b""
+    while b"has no log" not in said:
+        said += os.read(ours, 4096)
+    os.close(ours)
+    assert process.wait(120) == 143
+
+
+def test_a_run_that_nohup_shields_is_not_ended_by_a_hangup(machine, engine, loading):
+    process = machine.start("apply", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    until(lambda: listening(loading) or process.poll() is not None)
+    process.send_signal(signal.SIGHUP)
+    set_mode(engine, None)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
 
 
 def test_F12_of_two_applies_one_waits_or_gives_up(machine, engine, loading):

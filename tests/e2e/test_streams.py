@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from e2e_tools import HELLO, error
 
+from lmctl.spec import program_id
+
 
 @pytest.mark.parametrize("command", ["status", "--help", "plan --help", "schema result", "--version"])
 def test_F10_a_reader_that_leaves_ends_it_quietly(declared, command):
@@ -23,13 +25,11 @@ def test_F10_a_reader_that_leaves_ends_it_quietly(declared, command):
 def test_F10_a_reader_that_leaves_ends_a_followed_log(declared):
     log = declared.state() / "logs"
     log.mkdir(parents=True)
+    (log / f"{program_id('hello')}.log").write_text("a line\n")
     reading, writing = os.pipe()
     process = declared.start("logs", "-f", "hello", stdout=writing)
     os.close(writing)
     os.close(reading)
-    from lmctl.spec import program_id
-
-    (log / f"{program_id('hello')}.log").write_text("a line\n")
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (141, "")
 

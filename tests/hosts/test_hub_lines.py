@@ -168,10 +168,10 @@ def test_F20_an_answer_that_drips_ends_when_asked_to_stop(ask):
         face = HuggingFace(Endpoint(server.url), stop=stop)
         timer = threading.Timer(0.2, stop.set)
         timer.start()
-        with pytest.raises(LmctlError, match="was stopped"):
+        with pytest.raises(LmctlError, match="is not finished — run it again"):
             ASKS[ask](face)
         timer.join()
-        with pytest.raises(LmctlError, match="was stopped"):
+        with pytest.raises(LmctlError, match="is not finished — run it again"):
             ASKS[ask](face)
 
 

@@ -160,9 +160,9 @@ def test_F20_hashing_ends_within_a_block_when_asked_to_stop(disk, tmp_path):
     paths = [disk.put(tmp_path / f"{i}", bytes(64 << 20)) for i in range(3)]
     stop = Later()
     store = DiskStore(disk.hub, disk.own, disk.home, {}, Machine(), stop=stop)
-    with pytest.raises(LmctlError, match="was stopped") as error:
+    with pytest.raises(LmctlError, match="is not finished") as error:
         store.hashes(paths, lambda _: None)
-    assert error.value.code == "E-NETWORK"
+    assert (error.value.code, error.value.exit_code) == ("E-INTERRUPTED", 130)
     assert stop.looks < 10, "it went on reading"
 
 

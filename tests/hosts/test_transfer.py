@@ -216,12 +216,18 @@ def test_the_wish_to_stop_ends_a_download_soon_and_keeps_what_came(hub, want, tm
     stop = threading.Event()
     transfer = HubTransfer(Endpoint(hub.url), tmp_path / "hub", tmp_path / "lmctl", Limits(connections=1), stop=stop)
 
+    phases: set[str] = set()
+
     def tell(progress: Progress) -> None:
+        phases.add(progress.phase)
         if progress.done == 20 * MIB:
             stop.set()
 
     (done,) = transfer.fetch([want("o/n", "model.gguf")], tell, none)
-    assert "stopped" in str(done.error)
+    assert str(done.error) == (
+        "error[E-INTERRUPTED]: model.gguf is not finished — run it again: it goes on where it was interrupted"
+    )
+    assert "failed" not in phases
     held = finished(tmp_path / "lmctl/partial" / MODEL.sha256(), MODEL.size)
     assert held == ((0, 20 * MIB),)
 
