@@ -123,9 +123,6 @@ class Store(Protocol):
     # sha256 of each file, side by side on all cores; None where it cannot be read
     def hashes(self, paths: Sequence[Path], on_progress: OnProgress) -> tuple[str | None, ...]: ...
 
-    # snapshot link of a blob that is already in the cache (a second name or commit of the same content)
-    def link(self, fetch: Fetch) -> Path: ...
-
     # whether the path lies in the Hugging Face cache as it is configured now: nothing else is ever pruned
     def holds(self, blob: Path) -> bool: ...
 

@@ -20,7 +20,7 @@ def record(cls: type[T]) -> type[T]:
 
     Records are frozen, equal when type and fields are, hashable when all fields are, and print their fields.
     """
-    own = tuple(cls.__dict__.get("__annotations__", ()))  # noqa: RUF063 (inspect is slow to import)
+    own = tuple(cls.__annotations__)  # of this class alone; inspect, which asks in the same way, is slow to import
     set_on_class = {name: cls.__dict__[name] for name in own if name in cls.__dict__}
     cls._fields = (*(name for name in fields(cls) if name not in own), *own)  # type: ignore[attr-defined]
     cls._defaults = {**defaults(cls), **set_on_class}  # type: ignore[attr-defined]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
@@ -23,12 +25,20 @@ def refused(*argv: str) -> str:
     return str(problem)
 
 
+def unwrapped(text: str) -> str:
+    """Return a help text with its usage and every option on one line each, as all versions of Python agree on it."""
+    usage, _, rest = text.partition("\n\n")
+    rest = re.sub(r"(?<=\S) {2,}", "  ", re.sub(r"\n {10,}", "  ", rest))
+    rest = re.sub(r"(-[a-z]) ([A-Z]+), (--[a-z]+) ", r"\1, \3 ", rest)
+    return f"{' '.join(usage.split())}\n\n{rest}"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_reads_as_recorded(command: str, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(Asked) as asked:
         parse([command, "--help"])
-    assert asked.value.text == snapshot
+    assert unwrapped(asked.value.text) == snapshot
 
 
 def test_the_first_screen_reads_as_recorded(snapshot: SnapshotAssertion):

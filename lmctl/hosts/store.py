@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lmctl.host import Fetch, Found, OnProgress, Partial
-from lmctl.hosts.placing import link, snapshot_path
+from lmctl.host import Found, OnProgress, Partial
+from lmctl.hosts.placing import snapshot_path
 from lmctl.spec import Artifact, LockedFile, Machine, Signature, Wanted
 
 _LM_STUDIO = (".lmstudio/models", ".cache/lm-studio/models")
@@ -106,10 +106,6 @@ class DiskStore:
         from lmctl.hosts.hashing import side_by_side  # its thread pool is slow to import, and plan hashes nothing
 
         return side_by_side(paths, on_progress, self._stop)
-
-    def link(self, fetch: Fetch) -> Path:
-        """Link a blob that the cache has already into the snapshot of `fetch`; return the link."""
-        return link(self._hub, self._own, fetch)
 
     def holds(self, blob: Path) -> bool:
         """Return whether a path is one that a blob of the Hugging Face cache has."""

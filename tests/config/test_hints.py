@@ -42,7 +42,7 @@ def test_an_absolute_path_inside_the_folder_is_told_in_its_relative_form(place, 
     text = f'path = "{place.folder}/models/w.gguf"\n'
     place.write("localmodels.toml", INCLUDING)
     place.write(file, f"{INCLUDING}[profiles.t]\n{text}" if file == "localmodels.toml" else text)
-    assert refusal(place.load).endswith(f'models/w.gguf\' must be relative — write "{relative}"')
+    assert refusal(place.load).endswith(f' must be relative — write "{relative}"')
 
 
 def test_a_path_outside_of_the_folder_goes_by_its_own_name(place):
