@@ -213,11 +213,10 @@ def test_events_of_waiting_do_not_flood_a_script(clock):
 
 def test_a_terminal_shows_what_a_program_is_about(clock):
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as err:
-        with Reporter(context(err)) as reporter:
-            reporter.progress(Progress("hello", 0, 0, "wait", "loading"))
-            clock.now += 2
-            reporter.progress(Progress("hello", 0, 0, "wait", "crashed, trying again"))
+    with os.fdopen(theirs, "w") as err, Reporter(context(err)) as reporter:
+        reporter.progress(Progress("hello", 0, 0, "wait", "loading"))
+        clock.now += 2
+        reporter.progress(Progress("hello", 0, 0, "wait", "crashed, trying again"))
     text = b""
     with suppress(OSError):  # the other end is closed, and all has been read
         while piece := os.read(ours, 65536):

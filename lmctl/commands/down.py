@@ -8,6 +8,7 @@ from lmctl import unsupervised
 from lmctl.acting import standing, writing
 from lmctl.command import Context
 from lmctl.host import Daemon
+from lmctl.mutex import holder
 from lmctl.result import Result
 
 
@@ -21,10 +22,13 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     current.refuse_foreign_name()
     before = current.host.supervisor.observe()
     if before.pid is None and not before.orphans and not before.lost:
-        return Result({"stopped": False}, "supervisord is not running\n", warnings)
+        busy = holder(current.turn)
+        more = f", but another lmctl is at work and may start it: {busy}" if busy else ""
+        return Result({"stopped": False}, f"supervisord is not running{more}\n", warnings)
     with writing(context, current, "lmctl down", wait=args.wait):
         current.host.supervisor.shutdown()
-    return Result({"stopped": True}, f"every program and supervisord stopped{_lost(before)}\n", warnings)
+    text = f"every program and supervisord stopped{_lost(before)}\n"
+    return Result({"stopped": True}, text, warnings, done=("stopped: all",))
 
 
 def _lost(before: Daemon) -> str:

@@ -29,6 +29,19 @@ def test_I73_a_configuration_that_may_not_be_read_is_refused(declared):
     assert "error[E-PERM]" in error(ran) and "may not be read" in error(ran)
 
 
+def test_a_command_about_a_profile_lists_them_where_none_is_named(declared):
+    for command in ("stop", "restart", "logs"):
+        ran = declared.run(command, code=64)
+        assert error(ran) == "error[E-USAGE]: no profile is named — name one of: hello"
+
+
+@pytest.mark.parametrize("command", [("logs", "hello"), ("logs", "hello", "--json")], ids=["text", "json"])
+def test_the_log_of_a_profile_that_never_ran_is_none(declared, command):
+    ran = declared.run(*command)
+    assert ran.err == "hello has not run here yet, so it has no log (`lmctl start hello` starts it)\n"
+    assert ran.out == "" if len(command) == 2 else ran.data == {"profile": "hello", "lines": []}
+
+
 def test_I76_prune_with_nothing_declared_removes_nothing_even_when_told_yes(declared):
     weights = _owned_blob(declared)
     declared.declare("")

@@ -86,6 +86,20 @@ def test_what_is_taken_down_while_an_apply_downloads_stays_down(machine, downloa
     assert machine.processes() == []
 
 
+def test_down_before_an_apply_started_anything_says_what_is_under_way(machine, hub, port):
+    hub.add(REPO, {FILE: hello("From far away.")})
+    hub.fault(REPO, FILE, stall=1000, where="get")
+    machine.declare(profile("far", model=REPO, quant="Q4_K_M", port=port()))
+    process = machine.start("apply")
+    until(lambda: hub.asked(FILE, "GET") or process.poll() is not None)
+    said = machine.run("down").out
+    assert (
+        f"supervisord is not running, but another lmctl is at work and may start it: pid {process.pid}, `lmctl" in said
+    )
+    process.terminate()
+    process.communicate(timeout=60)
+
+
 @pytest.fixture
 def loading(machine, port, tmp_path):
     """An apply that waits for an engine which never ends to load; the process."""
