@@ -219,9 +219,8 @@ class Engines(Protocol):
 
     def find(self, backend: str) -> Engine | None: ...
 
-    def version(self, backend: str) -> str | None: ...  # as far as it is known; runs nothing
-
-    def ask(self, backend: str) -> str | None: ...  # the version; where it is not known, runs the engine with --version
+    # what the engine calls itself; where that is not known yet, runs it with --version
+    def ask(self, backend: str) -> str | None: ...
 
     # the version, when the engine can run this argv from this folder; runs it with --version and --help once per file
     def check(self, backend: str, argv: Sequence[str], folder: Path) -> str | None: ...
