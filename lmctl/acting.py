@@ -84,7 +84,7 @@ def remarks(memory: Memory) -> tuple[Problem, ...]:
     found = () if memory.problem is None else (memory.problem,)
     if memory.in_force is None:
         return found
-    what = f"generation {memory.in_force} is in force since a rollback"
+    what = f"the rollback to generation {memory.in_force} holds"
     return (*found, Problem("W-HELD", what, "the next `lmctl apply` brings what the files say"))
 
 

@@ -35,10 +35,18 @@ class Options:
 class FindDeclaration(Protocol):
     """Find, read and resolve the declaration; raises its errors. `empty`: one without profiles is welcome.
 
-    `written`: what runs undeclared beside it, or without any, is left out.
+    `written`: what runs undeclared beside it, or without any, is left out. `earlier`: what the files of the declaration
+    in `file` said then, instead of what they say now.
     """
 
-    def __call__(self, *, empty: bool = False, written: bool = False) -> Declaration: ...
+    def __call__(
+        self,
+        *,
+        empty: bool = False,
+        written: bool = False,
+        file: Path | None = None,
+        earlier: Mapping[str, bytes] | None = None,
+    ) -> Declaration: ...
 
 
 @record

@@ -119,8 +119,15 @@ def make_context(options: Options, environ: Mapping[str, str], colour: Literal["
     def hardware() -> Hardware:
         return detect(folders.cache, ask=environ if options.acts else None)
 
-    def declaration(*, empty: bool = False, written: bool = False) -> Declaration:
-        request = Request(options.directory, options.config, options.sets, options.elsewhere, empty)
+    def declaration(
+        *,
+        empty: bool = False,
+        written: bool = False,
+        file: Path | None = None,
+        earlier: Mapping[str, bytes] | None = None,
+    ) -> Declaration:
+        named = file or options.config
+        request = Request(options.directory, named, options.sets, options.elsewhere, empty, earlier)
         return (load_written if written else load_declaration)(request, folders, environ, hardware())
 
     def host(found: Declaration) -> LocalHost:

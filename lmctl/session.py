@@ -30,6 +30,7 @@ class Session:
     folders: Folders
     host: Host
     ledger: Ledger
+    pinned: Lock | None = None  # counts instead of what the lock files say
 
     @classmethod
     def of(cls, declaration: Declaration, folders: Folders, host: Host) -> Session:
@@ -60,9 +61,12 @@ class Session:
 
         What only models ask for that nothing declares is locked beside them.
         """
-        committed, local = lock_paths(self.declaration)
         cache = self.folders.cache
-        found = lockfile.merged(lockfile.read_cached(committed, cache), lockfile.read_cached(local, cache))
+        if self.pinned is not None:
+            found = self.pinned
+        else:
+            committed, local = (lockfile.read_cached(path, cache) for path in lock_paths(self.declaration))
+            found = lockfile.merged(committed, local)
         if not self.beside.exists():
             return found
         return lockfile.merged(found, self._undeclared(lockfile.read_cached(self.beside, cache)))

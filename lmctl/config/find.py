@@ -18,13 +18,18 @@ MOST_FILES = 256
 
 @record
 class Request:
-    """What the command line says about the configuration. `elsewhere`: `-C` was given, so LMCTL_CONFIG is not asked."""
+    """What the command line says about the configuration. `elsewhere`: `-C` was given, so LMCTL_CONFIG is not asked.
+
+    `earlier` is the content of the declaration's files at an earlier time, by their path from its folder: they alone
+    are read, and what lies there now is not.
+    """
 
     directory: Path  # absolute; looked in, then upwards
     file: Path | None = None  # --config
     sets: tuple[str, ...] = ()  # KEY=VALUE
     elsewhere: bool = False
     empty: bool = False  # a declaration without profiles is welcome
+    earlier: Mapping[str, bytes] | None = None
 
 
 def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> Path:

@@ -75,6 +75,7 @@ class Inputs:
     machine_unread: bool = False
     overrides_unread: bool = False  # something of the local file, the environment or --set
     instead: Mapping[Path, bytes | None] = field(default_factory=dict)  # content to judge before it is written
+    alone: bool = False  # of the declaration's folder nothing else is read
 
     @property
     def folder(self) -> Path:
@@ -90,10 +91,12 @@ def read(
 ) -> Inputs:
     """Read every layer; what is wrong with one file is collected, so that all files are judged.
 
-    `instead` is content to take for what lies on disk, None for a file that is to go.
-    Raises what concerns localmodels.toml itself.
+    `instead` is content to take for what lies on disk, None for a file that is to go; what the request says of an
+    earlier time goes before it. Raises what concerns localmodels.toml itself.
     """
-    inputs = Inputs(file, instead=instead or {})
+    if request.earlier is not None:
+        instead = {file.parent / name: content for name, content in request.earlier.items()}
+    inputs = Inputs(file, instead=instead or {}, alone=request.earlier is not None)
     main = _file(inputs, file, file.name)
     assert main is not None
     inputs.layers.append(Layer(file.name, "main", main[0], file.parent, main[1]))
@@ -117,7 +120,7 @@ def read(
 def _listing(inputs: Inputs, place: Place) -> tuple[str, ...]:
     """Return the included files, without those that are to go and with those that are to come."""
     there = [pattern for pattern in inputs.patterns if inputs.instead.get(inputs.folder / pattern) is None]
-    names = set(included(inputs.folder, there, place))
+    names = set() if inputs.alone else set(included(inputs.folder, there, place))
     for path, content in inputs.instead.items():
         name = path.relative_to(inputs.folder).as_posix()
         if content is None:
@@ -182,7 +185,10 @@ def _profile(inputs: Inputs, name: str) -> None:
 
 
 def _local(inputs: Inputs) -> None:
-    found = _file(inputs, inputs.folder / LOCAL, LOCAL, optional=True)
+    path = inputs.folder / LOCAL
+    if inputs.alone and path not in inputs.instead:
+        return
+    found = _file(inputs, path, LOCAL, optional=True)
     if found:
         inputs.layers.append(Layer(LOCAL, "local", found[0], inputs.folder, found[1]))
 

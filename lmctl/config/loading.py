@@ -20,6 +20,8 @@ def load(request: Request, folders: Folders, environ: Mapping[str, str], hardwar
 
     From an unchanged configuration it comes out of the cache, without pydantic or tomllib.
     """
+    if request.earlier is not None:
+        return resolve(request, folders, environ, hardware).declaration
     file = discover(request, folders, environ)
     path, key = cache.entry(folders, file), cache.key(file, request, folders, environ, hardware)
     kept = cache.load(path, key, file)

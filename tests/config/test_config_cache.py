@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from declarations import LINUX, PRELUDE
 
-from lmctl.config import cache, codec, loading
+from lmctl.config import cache, codec
 from lmctl.config.find import Request
 from lmctl.errors import LmctlError
 from lmctl.paths import Folders
@@ -76,18 +76,21 @@ def test_the_bytes_that_were_read_are_at_hand_those_of_the_declarations_folder(f
     assert "sources" not in json.loads(entry(full).read_text())["declaration"]
 
 
-def test_a_declaration_of_other_bytes_asks_the_disk_for_none_of_them(full):
-    made = full.load()
-    earlier = {full.folder / "localmodels.toml": (PRELUDE + FULL.replace('"p/*.toml"', '"p/q.toml"')).encode()}
-    earlier |= {full.folder / "p/q.toml": b'model = "o/q"\n', full.folder / "localmodels.local.toml": None}
-    found = loading.resolve(Request(full.folder), full.folders, {}, LINUX, earlier).declaration
-    assert {profile.name for profile in made.profiles} == {"x", "y", "z", "l"}
+def test_a_declaration_of_an_earlier_time_asks_the_disk_for_none_of_its_files(full):
+    now = full.load()
+    include = PRELUDE + FULL.replace('"p/*.toml"', '"p/q.toml"')
+    earlier = {"localmodels.toml": include.encode(), "p/q.toml": b'model = "o/q"\n'}
+    found = full.load(earlier=earlier)
+    assert {profile.name for profile in now.profiles} == {"x", "y", "z", "l"}
     assert {profile.name for profile in found.profiles} == {"x", "y", "q"}
-    assert found.sources == {path.relative_to(full.folder).as_posix(): text for path, text in earlier.items() if text}
-    (full.folder / "localmodels.local.toml").unlink()
-    earlier[full.folder / "localmodels.local.toml"] = b'[profiles.m]\npath = "/m.gguf"\n'
-    found = loading.resolve(Request(full.folder), full.folders, {}, LINUX, earlier).declaration
+    assert (found.sources, found.machine) == (earlier, now.machine)
+    earlier |= {"localmodels.local.toml": b'[profiles.m]\npath = "/m.gguf"\n'}
+    for name in ("localmodels.local.toml", "localmodels.toml"):
+        (full.folder / name).unlink()
+    found = full.load(earlier=earlier, file=full.folder / "localmodels.toml")
     assert {profile.name for profile in found.profiles} == {"x", "y", "q", "m"}
+    with pytest.raises(LmctlError, match="does not exist"):
+        full.load(file=full.folder / "localmodels.toml")  # nothing of it was kept
 
 
 CHANGES = {
