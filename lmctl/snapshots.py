@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -30,9 +29,11 @@ def keep(state: Path, number: int, files: Mapping[str, bytes]) -> None:
     Of more than 50 the oldest go. Nothing is kept where a file holds what looks like a secret, or lies outside. What
     killed runs left goes; whoever calls holds the declaration's lock. Raises E-SPACE, E-PERM or E-IO.
     """
+    import shutil  # brings every compression there is, and most runs change nothing
+
     parent = state / _FOLDER
     try:
-        for left in parent.glob(".[1-9]*"):
+        for left in (*parent.glob(".[1-9]*"), *parent.glob(str(number))):  # also what the ledger never knew of
             shutil.rmtree(left)
         if all(_inside(name) for name in files) and not any(map(_secret, files.values())):
             make_private(parent)
@@ -64,14 +65,12 @@ def read(state: Path, number: int) -> dict[str, bytes]:
 
 
 def _write(parent: Path, number: int, files: Mapping[str, bytes]) -> None:
-    temporary, target = parent / f".{number}", parent / str(number)
+    temporary = parent / f".{number}"
     for name, content in files.items():
         path = temporary / name
         make_private(path.parent)
         write_atomic(path, content)
-    if target.exists():  # of an apply that was killed before the ledger knew of it
-        shutil.rmtree(target)
-    temporary.rename(target)
+    temporary.rename(parent / str(number))
     sync_folder(parent)
 
 

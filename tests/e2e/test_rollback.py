@@ -249,7 +249,16 @@ def test_F33_a_state_of_a_newer_lmctl_is_shown_and_never_changed(machine, edited
         machine.run(*command.split())
     assert "written by lmctl >= 9.9.9" in machine.run("plan").err
     pid, before = machine.profiles()["hello"]["pid"], (machine.state() / "ledger.db").read_bytes()
-    acting = ("apply", "start hello", "restart hello", "stop hello", "prune", "rollback 1 --yes", "drift --record")
+    acting = (
+        "apply",
+        "start hello",
+        "restart hello",
+        "stop hello",
+        "prune",
+        "rollback 1 --yes",
+        "drift --record",
+        "uninstall --yes",
+    )
     for command in acting:
         assert "error[E-STATE]" in machine.run(*command.split(), code=8).err
     assert machine.profiles()["hello"]["pid"] == pid
