@@ -236,7 +236,8 @@ def told(applied: Applied, seen: list[int]) -> Result:
     }
     code = _INTERRUPTED[signal.Signals(seen[0])] if seen else applied.exit_code
     warnings = (*applied.plan.warnings, *applied.notices)
-    return Result(data, lambda style: _text(applied, style), warnings, applied.problems, code)
+    done = tuple(f"{ended.state}: {ended.change.word} {ended.change.address}" for ended in applied.ended)
+    return Result(data, lambda style: _text(applied, style), warnings, applied.problems, code, done)
 
 
 def _text(applied: Applied, style: Style) -> str:

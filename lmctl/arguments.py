@@ -85,7 +85,7 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
     flag("-v", "--verbose", action="store_true", help="say more: what programs are started with, every step")
     flag("--color", choices=("auto", "always", "never"), action=_Once, help="colour the output")
     flag("--offline", action="store_true", help="no connection but to this machine")
-    flag("--debug", action="store_true", help="show the traceback of a failure")
+    flag("--debug", action="store_true", help="show tracebacks, and talks with Hub, supervisord and engines")
     flag("--yes", action="store_true", help="answer every question with yes")
 
 

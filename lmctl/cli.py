@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             sys.stderr.write("interrupted\n")
         return INTERRUPTED
+    except MemoryError:  # while modules are read; later it is caught where all else is
+        sys.stderr.write("error[E-SPACE]: lmctl has not enough memory — free some, or raise its limit (ulimit -v)\n")
+        return DISK
     except OSError as error:
         return _unwritable(error)
     finally:

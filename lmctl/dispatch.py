@@ -6,26 +6,39 @@ import argparse
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmctl.all_commands import COMMANDS, load
 from lmctl.arguments import Asked, as_far_as_known, parse
 from lmctl.command import Context, Options
 from lmctl.compose import make_context
 from lmctl.errors import BUG, INTERRUPTED, TERMINATED, LmctlError, OutputError, escape
-from lmctl.paths import disk_error
+from lmctl.host import Host
+from lmctl.paths import Folders, disk_error
+from lmctl.record import replace
 from lmctl.result import Result, render, style_for
+from lmctl.spec import Declaration
+from lmctl.trace import shown
 
-_ACTING = frozenset(["apply", "doctor", "start", "restart", "trust"])
+if TYPE_CHECKING:
+    from lmctl.redact import Redactor
+
+_LIMITS = ("can't start new thread", "failed to map segment")  # what Python and the linker say of them
+_ACTING = frozenset(["apply", "doctor", "rollback", "start", "restart", "trust"])
 
 
 def dispatch(argv: Sequence[str]) -> int:
     """Run one command and tell how it ended; return its exit code. Raises OSError when that cannot be written."""
     name, args = next((word for word in argv if word in COMMANDS), ""), as_far_as_known(argv)
+    began, declarations = time.time(), list[str]()
     try:
         name, args = parse(argv)
-        result = load(name).run(_context(name, args), args)
+        with _traced(_debug(argv)):
+            result = load(name).run(_noting(_context(name, args), declarations), args)
     except Asked as asked:
         result = Result({"text": asked.text}, asked.text)
     except OutputError:
@@ -39,7 +52,9 @@ def dispatch(argv: Sequence[str]) -> int:
             raise_shown(error)
         result = Result.failed(error)
     except Exception as error:  # the single catch: what is not the disk's doing is a bug of ours
-        result = _of_the_disk(error) or _bug(error, _debug(argv))
+        result = _of_the_disk(error) or _of_limits(error) or _bug(error, name, _debug(argv))
+    if result.done or result.exit_code:
+        _log(name, result, began, declarations)
     style = style_for(sys.stdout, args.color or "auto", os.environ)
     try:
         render(name, result, sys.stdout, sys.stderr, as_json=args.json, quiet=args.quiet, style=style)
@@ -58,10 +73,47 @@ def _says_yes(variable: str) -> bool:
 
 
 def raise_shown(error: BaseException) -> None:
-    """Print the traceback of an error that is then reported as usual."""
+    """Print the traceback of an error that is then reported as usual; secrets in its messages are hidden."""
     import traceback  # only with --debug
 
-    traceback.print_exception(error)
+    sys.stderr.write(_redactor().hide("".join(traceback.format_exception(error))))
+
+
+def _redactor() -> Redactor:
+    from lmctl.redact import Redactor  # only where something is written down or goes wrong
+
+    return Redactor(os.environ, Path(os.environ.get("HOME") or "/"))
+
+
+def _traced(debug: bool) -> AbstractContextManager[None]:
+    """Tell of every talk with the Hub, supervisord and engines, with --debug."""
+    return shown(_say) if debug else nullcontext()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _noting(context: Context, declarations: list[str]) -> Context:
+    """Return the same context; the names of the declarations that the command works on are noted."""
+
+    def host(declaration: Declaration) -> Host:
+        declarations.append(declaration.name)
+        return context.host(declaration)
+
+    return replace(context, host=host)
+
+
+def _log(name: str, result: Result, began: float, declarations: list[str]) -> None:
+    """Write what was done into lmctl's log, in the state folder of the declaration that it was done for."""
+    from lmctl import logbook  # only for commands that did something, or failed
+
+    ran = logbook.Ran(name, result, began, time.time() - began)
+    home, found = os.environ.get("HOME", ""), declarations[:1] or [str(result.data.get("name") or "")]
+    if ran.counts and found[0] and home.startswith("/"):
+        folder = Folders.of(os.environ, Path(home)).declaration(found[0])
+        logbook.write(folder, logbook.line(ran, _redactor().hide))
 
 
 def _of_the_disk(error: Exception) -> Result | None:
@@ -71,11 +123,27 @@ def _of_the_disk(error: Exception) -> Result | None:
     return Result.failed(disk_error(Path(os.fsdecode(error.filename or "a file of lmctl")), error))
 
 
-def _bug(error: Exception, debug: bool) -> Result:
+def _of_limits(error: Exception) -> Result | None:
+    """Return what is told when the system gives lmctl itself no more memory, threads or processes."""
+    refused = isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN)
+    said = isinstance(error, RuntimeError | ImportError) and any(words in str(error) for words in _LIMITS)
+    if not (refused or said or isinstance(error, MemoryError)):
+        return None
+    what = "the system gives lmctl itself no more memory, threads or processes"
+    return Result.failed(LmctlError("E-SPACE", what, fix="free some, or raise its limits (see `ulimit -a`)"))
+
+
+def _bug(error: Exception, name: str, debug: bool) -> Result:
+    from lmctl import crash  # nobody plans a bug
+
     if debug:
         raise_shown(error)
-    what = f"{type(error).__name__}: {escape(str(error))}"
-    failure = LmctlError("E-BUG", what, fix="a defect of lmctl: run it with --debug and report what it prints")
+    what = f"{type(error).__name__}: {escape(_redactor().hide(str(error)))}"
+    report = crash.write(os.environ, name, error)
+    fix = "a defect of lmctl: run it with --debug and report what it prints"
+    if report is not None:
+        fix = f"a defect of lmctl: {escape(str(report))} holds it; `lmctl doctor --bundle FILE` makes a report to send"
+    failure = LmctlError("E-BUG", what, fix=fix)
     return Result(errors=failure.problems, exit_code=BUG)
 
 

@@ -33,12 +33,16 @@ class Redactor:
             (_word({host, host.partition(".")[0]}), "(host)"),
         ]
 
-    def text(self, text: str) -> str:
-        """Return `text` with all of that replaced."""
+    def hide(self, text: str) -> str:
+        """Return `text` without secrets, names and paths as they are."""
         for secret in self._secrets:
             text = text.replace(secret, _HIDDEN)
         text = LOOKS_SECRET.sub(_HIDDEN, text)
-        text = _QUERY.sub(f"?{_HIDDEN}", _USERINFO.sub(f"//{_HIDDEN}@", text))
+        return _QUERY.sub(f"?{_HIDDEN}", _USERINFO.sub(f"//{_HIDDEN}@", text))
+
+    def text(self, text: str) -> str:
+        """Return `text` without secrets and names."""
+        text = self.hide(text)
         for home in self._homes:
             text = text.replace(home, "~")
         text = _HOMES.sub(r"/\1/(user)", text)

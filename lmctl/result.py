@@ -23,6 +23,7 @@ class Result:
     warnings: tuple[Problem, ...] = ()
     errors: tuple[Problem, ...] = ()
     exit_code: int = DONE
+    done: tuple[str, ...] = ()  # what was changed, or tried, in a few words each: for lmctl's own log
 
     @classmethod
     def failed(cls, error: LmctlError) -> Result:

@@ -38,7 +38,9 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         "fixed": [*mended],
         "bundle": args.bundle,
     }
-    return Result(data, lambda style: _text(findings, mended, args.bundle, style), exit_code=worst(findings))
+    return Result(
+        data, lambda style: _text(findings, mended, args.bundle, style), exit_code=worst(findings), done=tuple(mended)
+    )
 
 
 def _mend(findings: tuple[Finding, ...]) -> list[str]:

@@ -50,7 +50,10 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     moved = sum(fetch.file.size for fetch in fetches)
     data: dict[str, Json] = {"repo": args.repo, "commit": artifact.commit, "downloaded": moved, "files": [*paths]}
     head = f"{args.repo} at {artifact.commit}: {human_bytes(moved)} downloaded of {human_bytes(artifact.size)}"
-    return Result(data, "\n".join([head, *(f"  {path}" for path in paths)]))
+    done = tuple(f"fetched: {fetch.file.path} of {fetch.repo}" for fetch in fetches)
+    return Result(
+        data, "\n".join([head, *(f"  {path}" for path in paths)]), warnings=tuple(current.ledger.notices), done=done
+    )
 
 
 def _wanted(current: Session, args: argparse.Namespace) -> Wanted:

@@ -59,7 +59,8 @@ def _told(done: Update, stale: tuple[Problem, ...]) -> Result:
     errors = [named(p, name) for name, error in sorted(done.errors.items()) for p in error.problems]
     code = PARTIAL if failed and done.changes else failed[0].exit_code if failed else DONE
     data: dict[str, Json] = {"changes": [_plain(change) for change in done.changes]}
-    return Result(data, lambda style: _text(done, style), stale, tuple(errors), code)
+    moved = tuple(f"{'locked' if change.after else 'dropped'}: {change.id}" for change in done.changes)
+    return Result(data, lambda style: _text(done, style), stale, tuple(errors), code, moved)
 
 
 def _plain(change: Changed) -> Json:

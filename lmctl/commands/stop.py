@@ -23,7 +23,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     names = sorted(running(current, args.profiles))
     with writing(context, current, "lmctl stop", wait=True):
         _stop(current, names)
-    return Result({"stopped": list(names)}, "".join(f"{name} stopped\n" for name in names), warnings)
+    text, done = "".join(f"{name} stopped\n" for name in names), tuple(f"stopped: {name}" for name in names)
+    return Result({"stopped": list(names)}, text, (*warnings, *current.ledger.notices), done=done)
 
 
 def _stop(current: Session, names: list[str]) -> None:

@@ -85,7 +85,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     _ask(context, file, len(fields))
     trust.write(trust.path(context.folders, declaration.name), declaration.folder, fields)
     done = [Entry(field, trust.recorded(field)) for field in fields]
-    return Result(_data(resolved, done), f"Trusted: {_count(done)} of {declaration.name}. Next: lmctl plan.\n")
+    text = f"Trusted: {_count(done)} of {declaration.name}. Next: lmctl plan.\n"
+    return Result(_data(resolved, done), text, done=tuple(f"trusted: {entry.address}" for entry in done))
 
 
 def _file(context: Context, name: str | None, *, there: bool) -> Path:

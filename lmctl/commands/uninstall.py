@@ -68,6 +68,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         if whole.cache and not args.dry_run:
             leaving.forget_shared(context.folders)  # it may vanish at any time: nobody need be asked
         return Result(_data(whole), "Nothing to remove: lmctl keeps nothing here.\n")
+    for session in sessions:
+        session.ledger.refuse_newer()
     _ask(context, whole)
     with Reporter(context) as reporter, leaving.held(leaves, reporter.say, wait=args.wait):
         errors = leaving.carry_out(leaves, reporter.progress, reporter.say)
@@ -114,7 +116,7 @@ def _told(context: Context, whole: Whole, errors: dict[str, LmctlError]) -> Resu
     if last:
         lines.append("lmctl keeps nothing on this machine any more; remove the program itself as you installed it.")
     data: dict[str, Json] = {**_data(whole), "removed": [*done]}
-    return Result(data, "\n".join(lines), errors=problems, exit_code=code)
+    return Result(data, "\n".join(lines), errors=problems, exit_code=code, done=tuple(f"removed: {n}" for n in done))
 
 
 def _data(whole: Whole) -> dict[str, Json]:

@@ -6,11 +6,11 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from lmctl import __version__
+from lmctl import __version__, census, crash, logbook
 from lmctl.doctor.finding import Finding
 from lmctl.doctor.look import Patient
 from lmctl.errors import LmctlError, escape
@@ -18,6 +18,8 @@ from lmctl.paths import read_regular, write_atomic
 from lmctl.redact import Redactor
 from lmctl.spec import Declaration, Hardware, Json
 
+_LINES = 100  # of the log of each declaration
+_DEFECTS = 3  # reports of defects, the latest
 _PACKAGES = ("supervisor", "huggingface_hub", "urllib3", "pydantic", "psutil", "xllamacpp", "mlx-lm", "mlx")
 
 
@@ -31,7 +33,7 @@ def write(path: Path, patient: Patient, findings: Iterable[Finding]) -> None:
 
 
 def _facts(patient: Patient, findings: Iterable[Finding]) -> dict[str, Json]:
-    system = os.uname()
+    system, folders = os.uname(), patient.context.folders
     return {
         "schema": "bundle/1",
         "lmctl": __version__,
@@ -41,7 +43,16 @@ def _facts(patient: Patient, findings: Iterable[Finding]) -> dict[str, Json]:
         "hardware": _hardware(patient.host.hardware),
         "declaration": _declaration(patient.declaration),
         "findings": [found.plain() for found in findings],
+        "log": [*_log(patient)],
+        "defects": [crash.read(path) for path in crash.reports(folders)[:_DEFECTS]],
     }
+
+
+def _log(patient: Patient) -> Iterator[str]:
+    """Yield the latest lines of lmctl's own log, declaration by declaration."""
+    folders = patient.context.folders
+    for name in census.names(folders):
+        yield from logbook.tail(folders.declaration(name), _LINES)
 
 
 def _hardware(hardware: Hardware) -> Json:

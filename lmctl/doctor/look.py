@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from lmctl import __version__, census, locking
+from lmctl import __version__, census, crash, locking
 from lmctl.command import Context
 from lmctl.doctor import engines, ground, partials, programs, surroundings
 from lmctl.doctor.finding import Finding, fail, ok, warn
@@ -48,6 +48,7 @@ def examine(patient: Patient) -> tuple[Finding, ...]:
     """Return all findings."""
     return (
         *_lmctl(patient),
+        *_defects(patient),
         *_ground(patient),
         *_machine(patient),
         engines.accelerator(patient.host.hardware),
@@ -66,6 +67,15 @@ def _lmctl(patient: Patient) -> Iterator[Finding]:
     if patient.host.premises.root():
         what = "this is root: everything that runs is root's, and a hole in an engine would be, too"
         yield Finding("user", "warn", what, "run lmctl as a user of its own", "W-ROOT")
+
+
+def _defects(patient: Patient) -> Iterator[Finding]:
+    """Tell of reports of defects that lie here, so that somebody hears of them."""
+    reports = crash.reports(patient.context.folders)
+    if reports:
+        what = f"{len(reports)} kept, the latest in {escape(str(reports[0]))}"
+        fix = "lmctl doctor --bundle FILE puts them into a report; then remove them"
+        yield warn("defects", what, fix)
 
 
 def _ground(patient: Patient) -> Iterator[Finding]:

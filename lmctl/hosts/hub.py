@@ -19,6 +19,7 @@ from lmctl.hosts.claims import checked_commit, checked_etag, checked_hub, checke
 from lmctl.hosts.deadline import Bounds, within
 from lmctl.hosts.endpoint import Endpoint, origin
 from lmctl.hosts.redirects import Line
+from lmctl.trace import asking, bare
 
 _LISTING = 32 << 20  # bytes that the answer to one question may have
 _STRAY = 16 << 20  # bytes that are read in vain when a server ignores Range
@@ -171,7 +172,9 @@ class _Guard(httpx2.BaseTransport):
             # the client asks for a list of coding agents, too, at an address of its own
             raise httpx2.ConnectError("not asked")
         request.headers["Accept-Encoding"] = "identity"  # a limit on bytes is one only while nothing is unpacked
-        response = self._inner.handle_request(request)
+        with asking(f"{request.method} {bare(url)}") as ended:
+            response = self._inner.handle_request(request)
+            ended(response.status_code)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
             raise no_hub(self._endpoint.host)

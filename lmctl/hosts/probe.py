@@ -13,6 +13,7 @@ from collections.abc import Callable
 from lmctl.errors import escape
 from lmctl.hosts import sockets
 from lmctl.spec import Health, Probe
+from lmctl.trace import asking
 
 TIMEOUT = 3.0  # seconds for one request, from connecting to the last byte
 _BODY_LIMIT = 1 << 20
@@ -77,9 +78,11 @@ def _get(host: str, port: int, path: str) -> tuple[int, bytes] | Health:
         connection.connect()
         timer = _deadline(connection.sock, late)
         try:
-            connection.request("GET", path, headers={"Connection": "close"})
-            response = connection.getresponse()
-            status, body = response.status, response.read(_BODY_LIMIT)
+            with asking(f"GET http://{host}:{port}{path}") as ended:
+                connection.request("GET", path, headers={"Connection": "close"})
+                response = connection.getresponse()
+                status, body = response.status, response.read(_BODY_LIMIT)
+                ended(status)
         finally:
             timer.cancel()
     except ConnectionRefusedError:

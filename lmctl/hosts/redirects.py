@@ -20,6 +20,7 @@ from lmctl.hosts.answers import Passing, broken
 from lmctl.hosts.claims import shown
 from lmctl.hosts.endpoint import Endpoint, Origin, is_internal, is_loopback, origin
 from lmctl.record import record
+from lmctl.trace import asking, bare
 
 HOPS = 5
 HEADERS = 64 << 10  # bytes of headers that an answer may have
@@ -73,9 +74,17 @@ class Line:
         if "Range" in sent and where in tags:
             sent["If-Range"] = tags[where]
         try:
-            response = self._manager(url).request(
-                "GET", url, headers=sent, preload_content=False, redirect=False, retries=False, timeout=self._timeout
-            )
+            with asking(f"GET {bare(url)} {sent.get('Range', '')}".rstrip()) as ended:
+                response = self._manager(url).request(
+                    "GET",
+                    url,
+                    headers=sent,
+                    preload_content=False,
+                    redirect=False,
+                    retries=False,
+                    timeout=self._timeout,
+                )
+                ended(response.status)
         except (HTTPError, OSError) as error:
             problem = broken(error, host)
             raise problem from error

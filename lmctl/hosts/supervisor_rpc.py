@@ -12,6 +12,7 @@ from typing import Any, Final
 from lmctl.errors import LmctlError, escape
 from lmctl.hosts import xmlrpc
 from lmctl.hosts.xmlrpc import Fault
+from lmctl.trace import asking
 
 _ANSWER_LIMIT: Final = 64 << 20  # bytes; 1,000 programs take about 1 MB
 
@@ -89,7 +90,9 @@ class Rpc:
 
     def _once(self, method: str, params: tuple[Any, ...]) -> Any:
         try:
-            status, body = _exchange(self._path, xmlrpc.request(method, params), self._timeout)
+            with asking(f"supervisord {_shown(method, params)}") as ended:
+                status, body = _exchange(self._path, xmlrpc.request(method, params), self._timeout)
+                ended(status)
         except (OSError, ValueError, IndexError) as error:
             raise self._unusable(f"no answer ({escape(str(error) or type(error).__name__)})") from error
         if status != 200:
@@ -150,6 +153,13 @@ class Client:
             raise failure(why(fault)) from fault
         except NotThere:
             raise failure("supervisord does not run", fix="run `lmctl apply`") from None
+
+
+def _shown(method: str, params: tuple[Any, ...]) -> str:
+    """Return a call in a few words: what is called inside another call, and with which program."""
+    if method == "system.multicall":
+        return " ".join(dict.fromkeys(str(call["methodName"]).removeprefix("supervisor.") for call in params[0]))
+    return " ".join([method.removeprefix("supervisor."), *(word for word in params[:1] if isinstance(word, str))])
 
 
 def why(fault: Fault) -> str:
