@@ -9,7 +9,7 @@ from pathlib import Path
 from lmctl import launch
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.host import Daemon
-from lmctl.hosts import pids, supervisor_daemon, supervisor_left, supervisor_lost, supervisor_rpc
+from lmctl.hosts import pids, supervisor_conf, supervisor_daemon, supervisor_left, supervisor_lost, supervisor_rpc
 from lmctl.hosts.supervisor_daemon import Group
 from lmctl.hosts.supervisor_files import Files
 from lmctl.hosts.supervisor_rpc import Client, Info, NotThere, Rpc, failure, why
@@ -74,7 +74,8 @@ class LocalSupervisor:
         named = self._files.named()
         if not self._ready():
             return self._start_daemon(named)
-        added, removed = self._client.reread()
+        # a program that somebody added by hand is none of lmctl's: it goes on until the daemon ends
+        added, removed = (frozenset(filter(supervisor_conf.ours, names)) for names in self._client.reread())
         before = {info["name"]: info for info in self._everything()[1]}
         leaving = {*removed, *(replace & before.keys())}
         problems = self._stop_all(leaving)

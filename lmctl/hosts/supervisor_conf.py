@@ -61,6 +61,11 @@ environment=LMCTL_HASH="{hash}"
 """
 
 
+def ours(name: str) -> bool:
+    """Return whether lmctl forms such names of programs."""
+    return _ID.fullmatch(name) is not None
+
+
 def descriptors(programs: int) -> int:
     """Return how many open files supervisord needs: five a program (measured) and some of its own."""
     return 5 * programs + 64

@@ -52,9 +52,17 @@ class Files:
         wanted[self.folder / "launch"] = (supervisor_conf.launcher(), 0o700)
         wanted[self._conf] = (text, 0o600)
         changed = [path for path, (content, _) in wanted.items() if _bytes(path) != content]
+        if self._conf in changed:
+            self._keep_edits()
         for path in changed:
             write_atomic(path, *wanted[path])
         return bool(changed) or any(path not in wanted for path in self._program_files())
+
+    def _keep_edits(self) -> None:
+        """Keep a copy of a supervisord.conf that somebody edited: what they wrote is not lmctl's to lose."""
+        content, known = _bytes(self._conf), {"launch", *(f"programs/{path.name}" for path in self._program_files())}
+        if content and not known.issuperset(self.declared()[1]):
+            write_atomic(self._conf.with_name(f"{self._conf.name}.edited"), content)
 
     def named(self) -> frozenset[str]:
         """Return the programs that supervisord.conf names."""

@@ -14,7 +14,7 @@ from supervised import Supervised, tick, until
 
 from lmctl import launch
 from lmctl.errors import LmctlError
-from lmctl.hosts import pids, supervisor_conf, supervisor_daemon
+from lmctl.hosts import pids, supervisor_conf, supervisor_daemon, supervisor_rpc
 from lmctl.record import replace
 from lmctl.spec import program_id
 
@@ -257,8 +257,36 @@ def test_F70_what_somebody_edited_is_named(stack: Supervised) -> None:
     edited = stack.supervisor.observe().edited
     assert {"include", "program:mine", f"programs/{chat.name}"} < set(edited)
     assert min(program_id("code"), program_id("chat")) in edited
+    theirs = conf.read_text()
     assert stack.supervisor.write([stack.spec("code"), stack.spec("chat")]) is True
     assert (stack.supervisor.observe().edited, conf.read_text()) == ((), text)
+    kept = conf.with_name("supervisord.conf.edited")
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == (theirs, 0o600)
+
+
+def test_F70_a_file_that_nobody_edited_is_kept_nowhere(stack: Supervised) -> None:
+    for programs in (["code"], ["code", "chat"], ["chat"], []):
+        stack.supervisor.write([stack.spec(name) for name in programs])
+    assert not (stack.folder / "supervisord.conf.edited").exists()
+
+
+def test_F70_a_program_that_somebody_added_to_our_daemon_goes_on(stack: Supervised) -> None:
+    stack.up(stack.spec("code"))
+    conf = stack.folder / "supervisord.conf"
+    text = conf.read_text()
+    section = f'\n[program:mine]\ncommand=sleep 600\nenvironment=LMCTL_HASH="{stack.mark}"\nautostart=true\n'
+    conf.write_text(text + section)
+    client = supervisor_rpc.Client(supervisor_rpc.Rpc(supervisor_daemon.socket_path(stack.folder)))
+    client.reread()
+    client.tell("addProcessGroup", "mine")
+    until(lambda: stack.supervisor.observe().processes["mine"].pid)
+    pid = stack.supervisor.observe().processes["mine"].pid
+    stack.up(stack.spec("code", version=2), stack.spec("chat"), replace=("code",))
+    assert conf.read_text().count("[program:") == 2
+    assert stack.supervisor.observe().processes["mine"].pid == pid
+    conf.write_text(conf.read_text() + section.replace("mine", "other"))
+    stack.supervisor.reload(frozenset())
+    assert "other" not in stack.supervisor.observe().processes
 
 
 def test_logs_lie_in_the_state_folder_and_only_their_owner_reads_them(stack: Supervised) -> None:
