@@ -168,7 +168,7 @@ def test_a_locked_apply_refuses_what_the_lock_lacks(machine, port):
     assert "E-LOCK-STALE" in refused.err
     assert not (machine.folder / "localmodels.lock").exists()
     row = machine.profiles()["hello"]
-    assert (row["state"], row["drift"]) == ("stopped", "not applied")
+    assert (row["state"], row["drift"]) == ("stopped", "not locked")
     machine.run("lock")
     machine.run("apply", "--locked")
     assert machine.profiles()["hello"]["state"] == "healthy"
