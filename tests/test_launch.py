@@ -254,3 +254,16 @@ def test_the_launcher_imports_nothing_slow() -> None:
     code = "import sys, lmctl.launch; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"argparse", "dataclasses", "pathlib", "subprocess", "lmctl.errors", "typing"} & set(loaded)
+
+
+def test_what_is_inherited_is_on_a_list() -> None:
+    kept = {
+        "HOME": "/h",
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "SSL_CERT_FILE": "/c",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HIP_X": "1",
+    }
+    others = ("HF_TOKEN", "LD_PRELOAD", "PYTHONPATH", "LLAMA_ARG_HOST", "VLLM_X", "https_proxy", "AWS_SECRET", "A")
+    assert launch.inherited({**kept, **dict.fromkeys(others, "x")}) == kept

@@ -15,7 +15,7 @@ from lmctl.ledger import Memory
 from lmctl.reconcile import make_plan
 from lmctl.record import replace
 from lmctl.resource import Case, References, Scope, Stray
-from lmctl.spec import Lock, Process, Settings, Wanted, program_id
+from lmctl.spec import Lock, Machine, Process, Settings, Wanted, program_id
 
 CODE = artifact("code")
 WEIGHTS = ("missing", "never hashed", "touched", "verified", "not locked")
@@ -201,6 +201,17 @@ def test_what_keeps_a_file_is_said(row: dict, world: dict, why: str | None):
     planned = make_plan(case(profile("code"), artifacts=(CODE,), here=(CODE,), rows=rows, **world))
     assert [kept.why for kept in planned.kept] == ([why] if why else [])
     assert all(change.stage != "prune" for change in planned.changes)
+
+
+def test_more_than_the_limit_goes_only_when_somebody_said_yes():
+    old = artifact("old")
+    rows = (owned(CODE), owned(old, unreferenced_since=NOW - 8 * DAY))
+    for approved, limit, goes in ((False, 4 * GIB - 1, 0), (True, 4 * GIB - 1, 1), (False, 4 * GIB, 1)):
+        found = case(profile("code"), artifacts=(CODE,), here=(CODE,), rows=rows, scope=Scope(approved=approved))
+        declared = replace(found.declaration, machine=Machine(prune_max_bytes=limit))
+        planned = make_plan(replace(found, declaration=declared))
+        assert [change.stage for change in planned.changes].count("prune") == goes
+        assert any("prune.max_bytes is" in kept.why for kept in planned.kept) is not bool(goes)
 
 
 def test_an_unreferenced_file_goes_after_the_waiting_time_or_at_once_when_told():

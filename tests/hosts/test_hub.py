@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import httpx2
 import pytest
 from downloads import TOKEN
 from hub import Pattern
+from huggingface_hub import get_session
 
 from lmctl.errors import LmctlError
 from lmctl.hosts.answers import Asked, Passing, refusal, retry_after
@@ -48,6 +50,15 @@ def test_nothing_but_the_repository_is_asked_for(hub, face):
     face.list("o/n", "main")
     assert [request.path for request in hub.requests] == ["/api/models/o/n/revision/main?blobs=true"]
     assert hub.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize("where", ["/api/agent-harnesses", "/api/whoami-v2", "/o/n/resolve/main/config.json", None])
+def test_whatever_else_the_hubs_client_would_ask_is_not_sent(hub, face, where):
+    """The client asks for more than repositories by itself, also at addresses of its own."""
+    url = f"{hub.elsewhere}/api/models/o/n" if where is None else f"{hub.url}{where}"
+    with pytest.raises(httpx2.ConnectError, match="not asked"):
+        get_session().get(url, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert hub.requests == []
 
 
 def test_without_a_token_none_is_sent(hub):

@@ -63,6 +63,13 @@ def test_F43_bytes_come_from_elsewhere_without_the_token(repo, transfer, want):
     assert sent == {"hub": {f"Bearer {TOKEN}"}, "elsewhere": {None}}
 
 
+def test_F43_five_redirects_are_followed_and_not_a_sixth(repo, transfer, want):
+    repo.fault("o/n", "model.gguf", redirect="{path}")
+    (done,) = transfer().fetch([want("o/n", "model.gguf")], nothing, none)
+    assert done.error.code == "E-HUB"
+    assert len(repo.asked("/resolve/", "GET")) == 6
+
+
 def hub_headers(repo) -> dict[str, str]:
     """Return what the real Hub says of a file when it redirects to its storage."""
     file = repo.file("o/n", "big.gguf")

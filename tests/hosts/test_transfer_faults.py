@@ -92,6 +92,7 @@ FOREVER = [
     pytest.param({"redirect": "{path}"}, "E-HUB", "redirects more than 5 times", id="F43-loop"),
     pytest.param({"headers": {"ETag": "../../x", "X-Linked-Etag": None}}, "E-HUB", "etag", id="F44-etag"),
     pytest.param({"headers": {"X-Repo-Commit": "../../x"}}, "E-HUB", "commit", id="F44-commit"),
+    pytest.param({"headers": {"X-Repo-Commit": "f" * 40}}, "E-HUB", "with commit ffff", id="I113-another-commit"),
     pytest.param(
         {"body": b"<html>log in</html>", "headers": {"Content-Type": "text/html"}},
         "E-HUB",
