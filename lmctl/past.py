@@ -10,7 +10,7 @@ from lmctl.errors import escape
 from lmctl.fit import Verdict
 from lmctl.plan import Cause, Change, Plan
 
-_VERBS = {"create": "add", "update": "change", "restart": "restart", "delete": "remove"}
+_VERBS = {"create": "add", "update": "change", "restart": "restart", "start": "start", "delete": "remove"}
 _SHOWN = 4  # profiles that are named
 
 
@@ -42,7 +42,7 @@ def words(changes: Iterable[Change]) -> str:
     found = tuple(changes)
     parts = []
     for verb, word in _VERBS.items():
-        names = [escape(_name(change)) for change in found if change.stage == "serve" and change.verb == verb]
+        names = [escape(_name(change)) for change in found if change.stage == "serve" and change.word == verb]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         parts += [f"{word} {', '.join(names[:_SHOWN])}{more}"] if names else []
     weights = sum(change.stage == "fetch" for change in found)

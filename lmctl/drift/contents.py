@@ -64,7 +64,8 @@ def _row(case: Case, file: Found, kind: Class) -> Field:
 def _mend(kind: Class, locked: Artifact) -> str:
     if locked.commit is not None or kind in {"unverifiable", "modified"}:
         return APPLY
-    return "put the file back; if this one is meant, lmctl lock --upgrade"
+    back = "put the file back, then lmctl apply"
+    return back if kind == "missing" else f"{back}; if this one is meant: lmctl lock --upgrade"
 
 
 def of_owned(case: Case) -> Iterator[Drift]:

@@ -38,6 +38,7 @@ def pattern(line: str) -> str:
         line = line.partition(" pid ")[0] + " pid …"
     if "http://127.0.0.1:" in line and line.rstrip().endswith("none"):  # a row of status
         line = re.sub(r"(?<= )\d+s?(?= )", "…", line)
+    line = re.sub(r"\d{4}(-\d\d){2} \d\d(:\d\d){2}|\d+s(?= \(\d+x\))", "…", line)  # when, and since when
     line = re.sub(r"\b[0-9a-f]{12}\b", "…", SIZE.sub("…", line))
     words = [re.escape(word).replace("…", ".*") for word in line.split()]
     return r"\s+".join(words)
@@ -84,6 +85,10 @@ def test_the_readme_shows_what_the_quickstart_does(replay, example, on_path):
     replay("README.md", {"8095": example("quickstart")["hello"]})
 
 
+def test_the_guide_to_the_second_day_shows_what_happens(replay, example, on_path):
+    replay("docs/day-two.md", {"8095": example("quickstart")["hello"]})
+
+
 def test_the_guide_to_a_hub_model_shows_what_happens(replay, hub, on_path, port):
     hub.add("Qwen/Qwen3-0.6B-GGUF", {"Qwen3-0.6B-Q8_0.gguf": hello("I am small.")})
     replay("docs/getting-started.md", {"8081": port()})
@@ -91,7 +96,7 @@ def test_the_guide_to_a_hub_model_shows_what_happens(replay, hub, on_path, port)
 
 def test_the_pages_that_are_replayed_are_all_that_show_a_console():
     shown = {path.name for path in PAGES if "```console" in path.read_text()}
-    assert shown == {"README.md", "getting-started.md"}
+    assert shown == {"README.md", "day-two.md", "getting-started.md"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
