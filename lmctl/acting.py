@@ -227,8 +227,8 @@ def _resolver(session: Session) -> Resolve:
     return resolve
 
 
-def told(applied: Applied, seen: list[int]) -> Result:
-    """Return the result of an apply: what was planned, how each change ended, and the exit code."""
+def told(applied: Applied, seen: list[int], *, prune: bool = False) -> Result:
+    """Return the result of an apply, or of its `prune` alone: the plan, how each change ended, the exit code."""
     data: dict[str, Json] = {
         **plan.to_json(applied.plan),
         "outcomes": [{"id": ended.change.id, "state": ended.state} for ended in applied.ended],
@@ -237,12 +237,12 @@ def told(applied: Applied, seen: list[int]) -> Result:
     code = _INTERRUPTED[signal.Signals(seen[0])] if seen else applied.exit_code
     warnings = (*applied.plan.warnings, *applied.notices)
     done = tuple(f"{ended.state}: {ended.change.word} {ended.change.address}" for ended in applied.ended)
-    return Result(data, lambda style: _text(applied, style), warnings, applied.problems, code, done)
+    return Result(data, lambda style: _text(applied, style, prune), warnings, applied.problems, code, done)
 
 
-def _text(applied: Applied, style: Style) -> str:
+def _text(applied: Applied, style: Style, prune: bool) -> str:
     if not applied.ended:
-        return plan.text(applied.plan, style)
+        return plan.text(applied.plan, style, prune=prune)
     lines = [_line(ended, style) for ended in applied.ended]
     interrupted = any(problem.code == "E-INTERRUPTED" for problem in applied.problems)
     done = sum(ended.state == "done" for ended in applied.ended)

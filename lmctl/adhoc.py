@@ -40,14 +40,18 @@ def _file(folders: Folders, name: str) -> Path:
 
 
 def profiles(folders: Folders, name: str) -> dict[str, dict[str, Json]]:
-    """Return what runs undeclared beside the declaration `name`: profile -> its keys. Broken content counts as none."""
-    file = _file(folders, name)
-    if not file.exists():
-        return {}
+    """Return what runs undeclared beside the declaration `name`: profile -> its keys. Broken content counts as none.
+
+    Raises E-PERM where the state folder is another user's.
+    """
     try:
-        content = json.loads(read_regular(file, _LIMIT))
+        content = json.loads(read_regular(_file(folders, name), _LIMIT))
         return {str(key): dict(keys) for key, keys in content.items()}
-    except (ValueError, TypeError, AttributeError, LmctlError):
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    except LmctlError as error:
+        if error.problems[0].code == "E-PERM":
+            raise
         return {}
 
 

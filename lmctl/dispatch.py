@@ -147,10 +147,18 @@ def _bug(error: Exception, name: str, debug: bool) -> Result:
     return Result(errors=failure.problems, exit_code=BUG)
 
 
+def _directory(asked: Path) -> Path:
+    """Return the folder to work in. Raises E-FILE when the one that this process is in was removed."""
+    try:
+        return asked if asked.is_absolute() else Path.cwd() / asked
+    except FileNotFoundError as error:
+        what = "the folder that you are in does not exist any more"
+        raise LmctlError("E-FILE", what, fix="change to one that does") from error
+
+
 def _context(name: str, args: argparse.Namespace) -> Context:
-    directory = Path(args.directory) if args.directory else Path()
     options = Options(
-        directory=Path.cwd() / directory,
+        directory=_directory(Path(args.directory or "")),
         elsewhere=bool(args.directory),
         config=Path(args.config) if args.config else None,
         sets=tuple(args.sets),

@@ -130,11 +130,12 @@ def make_private(folder: Path) -> Path:
 def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace `path` so that readers see the old or the new bytes, also after a crash: temporary, fsync, rename, fsync.
 
-    What a killed writer of the same file left is removed. Raises E-SPACE when the disk is full and E-IO or E-PERM
-    otherwise; the old file is then untouched.
+    What a killed writer of the same file left is removed. Raises E-FILE for what is no regular file, E-SPACE when the
+    disk is full and E-IO or E-PERM otherwise; what was there is then untouched.
     """
     temporary = path.with_name(f".{path.name[:_LONGEST]}.{os.getpid()}.tmp")
     try:
+        _refuse_special(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -152,6 +153,16 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
     except OSError as error:
         raise disk_error(path, error) from error
     remove_left(path.parent, {path.name})
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise E-FILE for a device, a pipe or a socket: a file would take its place. Of a folder the kernel says it."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+        raise LmctlError("E-FILE", f"{escape(str(path))} is not a regular file", fix="name a file")
 
 
 def remove_left(folder: Path, names: Collection[str] | None = None) -> None:

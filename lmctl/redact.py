@@ -21,13 +21,26 @@ _HOMES = re.compile(r"(?<![\w.-])/(home|Users)/(?!\()[^/\s\"']+")
 
 
 class Redactor:
-    """Knows what must not be told. `secrets` are values that are secret whatever they look like."""
+    """Knows what must not be told.
 
-    def __init__(self, environ: Mapping[str, str], home: Path, secrets: Iterable[str] = ()) -> None:
+    `secrets` are values that are secret whatever they look like; `instead` are names, and what stands in for each.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        home: Path,
+        secrets: Iterable[str] = (),
+        instead: Mapping[str, str] | None = None,
+    ) -> None:
         named = (value for name, value in environ.items() if NAMES_SECRET.search(name))
         self._secrets = sorted({s.strip() for s in (*named, *secrets) if len(s.strip()) >= _SHORT}, key=len)[::-1]
         self._homes = sorted({str(home), os.path.realpath(home)} - {"/"}, key=len)[::-1]
         host = os.uname().nodename
+        longest_first = sorted((instead or {}).items(), key=lambda pair: -len(pair[0]))
+        self._instead = [
+            (re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"), word) for name, word in longest_first
+        ]
         self._names = [
             (_word(_users(environ, home)), "(user)"),
             (_word({host, host.partition(".")[0]}), "(host)"),
@@ -43,6 +56,8 @@ class Redactor:
     def text(self, text: str) -> str:
         """Return `text` without secrets and names."""
         text = self.hide(text)
+        for name, word in self._instead:
+            text = name.sub(word, text)
         for home in self._homes:
             text = text.replace(home, "~")
         text = _HOMES.sub(r"/\1/(user)", text)

@@ -67,3 +67,12 @@ def test_a_model_whose_name_gives_none_is_refused():
     with pytest.raises(LmctlError, match="--save NAME") as caught:
         adhoc.name_for("☃☃☃.gguf", frozenset())
     assert caught.value.code == "E-NAME"
+
+
+def test_a_state_folder_of_another_user_is_an_error_and_not_nothing(folders, monkeypatch):
+    def refused(path, limit):
+        raise LmctlError("E-PERM", f"{path} may not be read", fix="check its permissions")
+
+    monkeypatch.setattr(adhoc, "read_regular", refused)
+    with pytest.raises(LmctlError, match="may not be read"):
+        adhoc.profiles(folders, "team")

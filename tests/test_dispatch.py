@@ -39,3 +39,12 @@ def test_any_other_error_is_a_defect_and_says_so(monkeypatch, capsys):
     monkeypatch.setattr(dispatch, "load", lambda _: Raises(OSError(errno.EBADF, "what")))
     assert dispatch.dispatch(["plan"]) == 1
     assert "error[E-BUG]" in capsys.readouterr().err
+
+
+def test_a_working_folder_that_was_removed_is_said_so(monkeypatch, capsys, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert dispatch.dispatch(["validate"]) == 65
+    assert "does not exist any more" in capsys.readouterr().err

@@ -211,3 +211,11 @@ def test_a_link_planted_in_the_place_of_the_temporary_file_is_not_followed(tmp_p
     with pytest.raises(LmctlError):
         write_atomic(tmp_path / "file", b"new")
     assert target.read_bytes() == b"keep"
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(LmctlError, match="is not a regular file"):
+        write_atomic(pipe, b"new")
+    assert (pipe.is_fifo(), [path.name for path in tmp_path.iterdir()]) == (True, ["pipe"])

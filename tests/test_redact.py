@@ -52,3 +52,11 @@ def test_names_that_tell_nothing_stay():
 
 def test_an_empty_secret_replaces_nothing():
     assert Redactor({"HF_TOKEN": "", "API_KEY": "ab"}, Path("/")).text("cab") == "cab"
+
+
+def test_a_clients_names_are_replaced_wherever_they_stand():
+    instead = {"/srv/acmecorp": "(folder 1)", "acme": "(declaration 1)"}
+    redactor = Redactor({}, Path("/home/x"), (), instead)
+    assert redactor.text("acme, 1 profile (/srv/acmecorp/localmodels.toml), acmeist") == (
+        "(declaration 1), 1 profile ((folder 1)/localmodels.toml), acmeist"
+    )

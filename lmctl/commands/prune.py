@@ -33,7 +33,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     content.refuse_large(current.look(scope))
     wish = Wish(command="lmctl prune", wait=args.wait)
     with reconciling(context, current) as (reconciler, seen):
-        return told(reconciler.apply(scope, wish), seen)
+        return told(reconciler.apply(scope, wish), seen, prune=True)
 
 
 def _refuse_undeclared(current: Session, scope: Scope) -> None:

@@ -91,7 +91,15 @@ def _missing(case: Case, artifact: str, found: Found) -> Checked:
     if not any(asking):
         return Checked(artifact, found, "missing")
     what = f"{escape(str(found.path))} is missing"
-    return Checked(artifact, found, "missing", Problem("E-FILE", what, "run `lmctl apply`"))
+    return Checked(artifact, found, "missing", Problem("E-FILE", what, _again(found, artifact)))
+
+
+def _again(found: Found, artifact: str) -> str:
+    """Return what brings a file back: lmctl fetches what the Hub has, and what is local is its owner's."""
+    if artifact.startswith("path="):
+        return "put it back as it was locked, or run `lmctl lock` to lock what is there"
+    gone = found.signature is None
+    return "run `lmctl apply`" if gone else "move it away and run `lmctl apply`"
 
 
 def _deep(case: Case, session: Session, reporter: Reporter) -> list[Checked]:
@@ -111,7 +119,7 @@ def _by_bytes(artifact: str, found: Found, digest: str | None) -> Checked:
     if digest is None:
         return Checked(artifact, found, "broken", Problem("E-PERM", f"{shown} cannot be read", "check its permissions"))
     what = f"{shown} has sha256 {digest}, the lock says {found.file.sha256}"
-    return Checked(artifact, found, "corrupt", Problem("E-HASH", what, "move it away and run `lmctl apply`"))
+    return Checked(artifact, found, "corrupt", Problem("E-HASH", what, _again(found, artifact)))
 
 
 def _text(checked: list[Checked], style: Style) -> str:

@@ -42,7 +42,7 @@ def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> 
     if named is not None:
         return Path(os.path.realpath(request.directory / named))
     for folder in (request.directory, *request.directory.parents, folders.config):
-        if (folder / MAIN).exists():
+        if os.path.lexists(folder / MAIN):  # a link that leads nowhere is said so, and no other declaration's turn
             return Path(os.path.realpath(folder / MAIN))
     what = f"there is no {MAIN} in {escape(str(request.directory))} or above"
     raise LmctlError("E-FILE", what, fix="run `lmctl init`, or name a file with --config")

@@ -122,7 +122,11 @@ class OwnKeys(ProfileKeys):
     mmproj: k.Mmproj = key("projector of a vision model: auto, a file, or false", "auto")
     lora: list[LoraEntry] = key("adapters", max_length=32)
     draft: DraftTable = key("the small model that guesses ahead")
-    command: list[k.Argument] = key("backend command: the program and its arguments", min_length=1, max_length=1000)
+    command: list[k.Argument] = key(
+        "backend command: the program and its arguments; {port} {host} {model} {ctx} {name} are filled in",
+        min_length=1,
+        max_length=1000,
+    )
     health: k.Word = key("backend command: path that answers 200 when it serves", "/health")
 
 

@@ -27,7 +27,7 @@ def write(path: Path, patient: Patient, findings: Iterable[Finding]) -> None:
     """Write the file, for this user's eyes alone until it is sent. Raises E-USAGE where there is one already."""
     if os.path.lexists(path):
         raise LmctlError("E-USAGE", f"{escape(str(path))} is there already", fix="name a new file")
-    redactor = Redactor(patient.context.environ, patient.context.folders.home, _token(patient))
+    redactor = Redactor(patient.context.environ, patient.context.folders.home, _token(patient), _declarations(patient))
     facts = redactor.plain(_facts(patient, findings))
     write_atomic(path, json.dumps(facts, indent=1).encode() + b"\n")
 
@@ -77,6 +77,19 @@ def _declaration(declaration: Declaration | None) -> Json:
         "starts": {**Counter(profile.start for profile in profiles)},
         "local": sum(profile.weights is not None and profile.weights.repo is None for profile in profiles),
     }
+
+
+def _declarations(patient: Patient) -> dict[str, str]:
+    """Return the names and folders of declarations, which may be a client's, with what stands in for each."""
+    folders = patient.context.folders
+    instead: dict[str, str] = {}
+    for number, name in enumerate(census.names(folders), 1):
+        folder = census.stub(folders, name, patient.machine).folder
+        instead |= {str(folder): f"(folder {number})", name: f"(declaration {number})"}
+    if patient.declaration is not None:
+        instead.setdefault(str(patient.declaration.folder), "(folder)")
+        instead.setdefault(patient.declaration.name, "(declaration)")
+    return instead
 
 
 def _token(patient: Patient) -> list[str]:

@@ -117,7 +117,8 @@ def _declaration(patient: Patient) -> Iterator[Finding]:
     yield engines.open_files(declaration, *patient.host.premises.files(count))
     if declaration is None:
         return
-    yield ok("declaration", f"{declaration.name}, {count} profiles ({escape(str(declaration.file))})")
+    some = f"{count} profile{'' if count == 1 else 's'}"
+    yield ok("declaration", f"{declaration.name}, {some} ({escape(str(declaration.file))})")
     for warning in declaration.warnings:
         yield Finding("declaration", "warn", warning.what, warning.fix, warning.code)
     yield from partials.beside(declaration.folder, patient.host.premises)

@@ -97,7 +97,7 @@ class Engines:
     def _on_path(self, name: str) -> str | None:
         """What shutil.which does, without its import of every compression there is."""
         places = (f"{folder}/{name}" for folder in self.path.split(os.pathsep) if folder)
-        return next((place for place in places if Path(place).is_file() and os.access(place, os.X_OK)), None)
+        return next((place for place in places if os.access(place, os.X_OK) and Path(place).is_file()), None)
 
     def _program(self, name: str, folder: Path, fix: str) -> Path:
         found = self._on_path(name) if "/" not in name else str(folder / name)

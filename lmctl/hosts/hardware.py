@@ -175,7 +175,7 @@ def _nvidia_memory(cache: Path, root: Path, ask: Mapping[str, str] | None) -> tu
 def _nvidia_smi(path: str) -> str | None:
     """Return the program as PATH has it; folders relative to wherever lmctl is called would let anybody choose it."""
     places = (f"{folder}/nvidia-smi" for folder in path.split(os.pathsep) if folder.startswith("/"))
-    return next((place for place in places if Path(place).is_file() and os.access(place, os.X_OK)), None)
+    return next((place for place in places if os.access(place, os.X_OK) and Path(place).is_file()), None)
 
 
 def _ask_nvidia(program: str, environ: Mapping[str, str]) -> tuple[int, ...]:

@@ -173,3 +173,12 @@ def test_F29_ten_thousand_profiles_are_read(place):
     place.write("localmodels.toml", PRELUDE + text)
     assert len(place.load().profiles) == 10_000
     assert len(place.load().profiles) == 10_000
+
+
+def test_a_declaration_whose_link_leads_nowhere_is_not_passed_over(place):
+    place.write("localmodels.toml", ONE)
+    below = place.folder / "below"
+    below.mkdir()
+    (below / "localmodels.toml").symlink_to(below / "gone.toml")
+    with pytest.raises(LmctlError, match=r"gone\.toml"):
+        place.load(directory=below)
