@@ -116,7 +116,7 @@ def _open(path: Path) -> int:
     try:
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EOPNOTSUPP):
             raise LmctlError("E-IO", f"{escape(str(path))} is not a regular file", fix="remove it") from error
         raise disk_error(path, error) from error
     status = os.fstat(descriptor)

@@ -144,7 +144,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
                 os.fchmod(descriptor, mode)
                 file.write(content)
                 file.flush()
-                os.fsync(descriptor)
+                sync(descriptor)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -218,11 +218,21 @@ def _abandoned(path: Path, pid: int, *, remove: bool) -> bool:
     return False
 
 
+def sync(descriptor: int) -> None:
+    """Bring what was written to the disk. Raises OSError."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS's fsync leaves it in the drive's own memory
+    if full is not None:
+        with contextlib.suppress(OSError):  # a file system that does not have it
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

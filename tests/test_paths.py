@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -219,3 +220,20 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
     with pytest.raises(LmctlError, match="is not a regular file"):
         write_atomic(pipe, b"new")
     assert (pipe.is_fifo(), [path.name for path in tmp_path.iterdir()]) == (True, ["pipe"])
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["macOS", "a-file-system-without-it"])
+def test_what_is_synced_on_macos_leaves_the_drive_s_own_memory(monkeypatch, tmp_path, known):
+    asked: list[object] = []
+
+    def control(descriptor: int, command: int) -> int:
+        asked.append(command)
+        if not known:
+            raise OSError(errno.ENOTSUP, "not supported")
+        return 0
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", control)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append("fsync"))
+    write_atomic(tmp_path / "x", b"content")
+    assert asked == ([51, 51] if known else [51, "fsync", 51, "fsync"])

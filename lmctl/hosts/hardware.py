@@ -35,7 +35,10 @@ class System:
 def this_system() -> System:
     """Ask the kernel."""
     about = os.uname()
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        ram = 0  # a macOS that does not know the name: its sysctl knows the number
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return System(about.sysname, about.machine, about.nodename, ram, frozenset(cpus))
 
@@ -60,7 +63,7 @@ def detect(
         raise _unsupported(system.name)
     arch = system.machine.lower()
     hardware = Hardware(os_name, _ARCH.get(arch, arch), system.host, system.ram, cores=len(system.cpus))
-    return _on_darwin(hardware, sysctl) if os_name == "darwin" else _on_linux(hardware, cache, root, system, ask)
+    return _on_darwin(hardware, _number) if os_name == "darwin" else _on_linux(hardware, cache, root, system, ask)
 
 
 def _unsupported(name: str) -> LmctlError:
@@ -77,15 +80,10 @@ def _on_darwin(hardware: Hardware, ask: Sysctl) -> Hardware:
     return replace(hardware, ram=ram, cores=cores, accelerator="metal", gpus=(wired or ram,))
 
 
-def sysctl(name: str) -> int | None:
-    """Return a number that macOS's sysctl knows, None where it does not; without the cost of a process."""
-    import ctypes  # needed on macOS alone
+def _number(name: str) -> int | None:
+    from lmctl.hosts import sysctl  # ctypes: needed on macOS alone
 
-    ask = getattr(ctypes.CDLL(None), "sysctlbyname", None)
-    value, size = ctypes.c_uint64(0), ctypes.c_size_t(8)
-    if ask is None or ask(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0) != 0:
-        return None
-    return value.value
+    return sysctl.number(name)
 
 
 def _on_linux(hardware: Hardware, cache: Path, root: Path, system: System, ask: Mapping[str, str] | None) -> Hardware:

@@ -9,11 +9,12 @@ import os
 import stat
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from lmctl.errors import LmctlError, escape
 from lmctl.hosts import pids
-from lmctl.paths import disk_error, make_private
+from lmctl.paths import disk_error, make_private, sync
 
 LOSS = 16 << 20  # bytes that may be on disk without the journal saying so
 CHECKPOINT = 4 << 20  # bytes after which the journal is written
@@ -37,7 +38,14 @@ def gaps(ranges: Sequence[tuple[int, int]], size: int) -> Ranges:
 
 def boot() -> str:
     """Return what names this run of the system, empty where nothing does."""
-    return _BOOT.read_text().strip() if _BOOT.exists() else ""
+    return _BOOT.read_text().strip() if _BOOT.exists() else _boot_elsewhere()
+
+
+@cache
+def _boot_elsewhere() -> str:
+    from lmctl.hosts import sysctl  # ctypes: needed on macOS alone
+
+    return sysctl.text("kern.bootsessionuuid") or ""
 
 
 def finished(path: Path, size: int) -> Ranges:
@@ -134,7 +142,7 @@ class Partial:
         """Bring to the disk what was written; other threads may go on writing."""
         ranges = self.written
         try:
-            getattr(os, "fdatasync", os.fsync)(self.descriptor)  # macOS has no fdatasync
+            getattr(os, "fdatasync", sync)(self.descriptor)  # macOS has no fdatasync
         except OSError as error:
             raise disk_error(self.path, error) from error
         self.flushed = ranges

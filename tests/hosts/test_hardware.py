@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmctl.errors import LmctlError
-from lmctl.hosts import hardware
+from lmctl.hosts import sysctl
 from lmctl.hosts.hardware import System, detect
 from lmctl.record import replace
 from lmctl.spec import Hardware
@@ -257,7 +257,7 @@ def test_apple(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hardware, "sysctl", answers.get)
+    monkeypatch.setattr(sysctl, "number", answers.get)
     found = detect(tmp_path, tmp_path, System("Darwin", machine, "mac", 48 * GIB, frozenset(range(14))))
     assert (found.os, found.accelerator, found.gpus, found.cores) == ("darwin", *expected)
     assert found.ram == 48 * GIB
@@ -271,8 +271,3 @@ def test_this_machine(tmp_path: Path) -> None:
     assert found.os == sys.platform
     assert 0 < found.ram <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 1 <= found.cores <= (os.cpu_count() or 1)
-
-
-@pytest.mark.skipif(sys.platform == "darwin", reason="sysctlbyname is there")
-def test_sysctl_where_there_is_none() -> None:
-    assert hardware.sysctl("hw.memsize") is None

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from lmctl.errors import LmctlError
+from lmctl.hosts import journal, sysctl
 from lmctl.hosts.journal import Partial, finished, gaps, merged
 
 
@@ -68,3 +69,13 @@ def test_a_partial_file_that_is_none_is_refused(tmp_path, kind):
         Partial.open(tmp_path, "a" * 64, 8)
     assert error.value.code == "E-IO"
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_system_without_proc_names_its_run_by_sysctl(monkeypatch, tmp_path):
+    monkeypatch.setattr(journal, "_BOOT", tmp_path / "nothing")
+    monkeypatch.setattr(sysctl, "text", {"kern.bootsessionuuid": "1F0C"}.get)
+    journal._boot_elsewhere.cache_clear()
+    try:
+        assert journal.boot() == "1F0C"
+    finally:
+        journal._boot_elsewhere.cache_clear()
