@@ -38,6 +38,14 @@ def listening(port: int) -> str | None:
     return None
 
 
+def listeners(process: psutil.Process) -> list[Any]:
+    """Return the addresses that a process listens on, over IPv4 and IPv6; none of one that is gone."""
+    try:
+        return [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    except psutil.Error:
+        return []
+
+
 def until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """Return the first true value of `condition`; fail when there is none in time."""
     end = time.monotonic() + seconds

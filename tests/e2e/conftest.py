@@ -15,7 +15,7 @@ from typing import Any
 import canary
 import psutil
 import pytest
-from e2e_tools import HELLO
+from e2e_tools import HELLO, listeners
 from fakes.hub import Hub
 from fakes.ports import free_port
 from weights.hello import hello
@@ -123,6 +123,9 @@ def machine(home: Path) -> Iterator[Machine]:
     machine = Machine(home, folder)
     yield machine
     seen = list(canary.in_processes(machine.processes()))
+    open_to_others = [
+        one for process in machine.processes() for one in listeners(process) if one.laddr.ip != "127.0.0.1"
+    ]
     for record in (home / ".local/state/lmctl/declarations").glob("*.json"):
         file = json.loads(record.read_text())["file"]
         if Path(file).exists():
@@ -135,6 +138,7 @@ def machine(home: Path) -> Iterator[Machine]:
     assert not stand_ins, f"left running: {stand_ins}"
     seen += [*canary.in_files(home), *canary.in_texts(machine.said)]
     assert not seen, f"the token is in: {seen}"
+    assert not open_to_others, f"not on loopback: {open_to_others}"
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from e2e_tools import ask, listening
+import os
+
+from e2e_tools import ask, listeners, listening
 from fakes.ports import free_range
 
 HELLO = '[profiles.{name}]\npath = "{name}.gguf"\nport = {port}\n'
@@ -91,3 +93,54 @@ def test_profiles_without_a_port_never_share_one(machine, port):
     rows += machine.run("-C", str(other), "status", "--json").data["profiles"]
     assert len({row["url"] for row in rows}) == 3
     assert {row["state"] for row in rows} == {"healthy"}
+
+
+ASKING = [
+    ("E-BIND", 'bind = "0.0.0.0"'),
+    ("E-BIND", 'host = "::"'),
+    ("E-FLAG", 'extra_args = ["--host", "0.0.0.0"]'),
+    ("E-FLAG", 'extra_args = ["--hos=0.0.0.0"]'),
+    ("E-ENV", 'env = { LLAMA_ARG_HOST = "0.0.0.0" }'),
+]
+
+
+def test_everything_listens_on_loopback_whatever_the_files_ask_for(machine, port):
+    """Also where this machine's owner allows everything that can be allowed."""
+    machine.hello()
+    allow = machine.home / ".config/lmctl"
+    allow.mkdir(parents=True)
+    (allow / "machine.toml").write_text('[allow]\nteam = ["command", "env", "flags", "remote_code"]\n')
+    declared = HELLO.format(name="hello", port=(number := port()))
+    for code, asked in ASKING:
+        machine.declare(f"{declared}{asked}\n")
+        assert f"error[{code}]" in machine.run("apply", code=65).err
+        machine.run("trust", "--yes", code=65)
+    machine.declare(declared)
+    for variable in ("LLAMA_ARG_HOST", "HOST", "LMCTL_BIND", "LMCTL_HOST"):
+        machine.environ[variable] = "0.0.0.0"
+    machine.run("apply")
+    assert ask(number, "hi")
+    found = [(one.laddr.ip, one.laddr.port) for process in machine.processes() for one in listeners(process)]
+    assert found == [("127.0.0.1", number)]
+
+
+def test_what_lmctl_keeps_is_for_its_user_alone(machine, port):
+    machine.hello()
+    machine.declare(HELLO.format(name="hello", port=port()) + 'env = { MY_OWN = "1" }\n')
+    for words in (("trust", "--yes"), ("apply",), ("plan",), ("stop", "hello")):
+        machine.run(*words, preexec_fn=lambda: os.umask(0))
+    kept = [
+        machine.home / ".local/state/lmctl",
+        machine.home / ".cache/lmctl",
+        machine.home / ".cache/huggingface/lmctl",
+    ]
+    paths = [path for folder in kept for path in (folder, *folder.rglob("*")) if path.exists()]
+    assert {path.name for path in paths} >= {
+        "trust.json",
+        "ledger.db",
+        "supervisord.conf",
+        "programs",
+        "logs",
+        "s.sock",
+    }
+    assert [f"{path} {path.stat().st_mode:o}" for path in paths if path.stat().st_mode & 0o077] == []
