@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lmctl.errors import LmctlError
 from lmctl.ledger import Ledger, Writer
 from lmctl.record import record
 
@@ -47,7 +48,10 @@ def closed(writer: Writer, number: int, ending: Ending) -> None:
 
 
 def listed(ledger: Ledger, last: int = KEPT) -> tuple[Generation, ...]:
-    """Return the newest `last` generations, the newest first. Raises E-STATE when the ledger cannot be read."""
-    version = ledger.rows("PRAGMA user_version")
-    restores = "restores" if version and version[0][0] > 1 else "NULL"  # no rollback before that schema
-    return tuple(Generation(*row) for row in ledger.rows(_NEWEST.format(restores), last))
+    """Return the newest `last` generations, the newest first; none where they cannot be read (`Memory.problem`)."""
+    try:
+        version = ledger.rows("PRAGMA user_version")
+        restores = "restores" if version and version[0][0] > 1 else "NULL"  # no rollback before that schema
+        return tuple(Generation(*row) for row in ledger.rows(_NEWEST.format(restores), last))
+    except LmctlError:
+        return ()

@@ -82,8 +82,8 @@ class World:
     changed: Mapping[str, Signature] = NOTHING  # owned paths that are there with another signature: theirs
     served: frozenset[str] = frozenset()  # owned paths to which the argv of a program leads
     linked: frozenset[str] = frozenset()  # owned paths to which a link leads that lmctl did not place
-    let_go: Mapping[str, tuple[str, ...]] = NOTHING  # content path -> programs that have it open and are removed first
     outside: frozenset[str] = frozenset()  # owned paths that do not lie in the cache as it is configured now
+    let_go: Mapping[str, tuple[str, ...]] = NOTHING  # content path -> programs that have it open and are removed first
     shared: frozenset[str] = frozenset()  # owned paths whose content has another name (a hard link)
     taken_ports: frozenset[int] = frozenset()  # of other declarations' programs
     strays: tuple[Stray, ...] = ()

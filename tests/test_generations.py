@@ -43,5 +43,11 @@ def test_the_oldest_are_dropped(ledger):
     assert [one.id for one in generations.listed(ledger, 2)] == [KEPT + 3, KEPT + 2]
 
 
+def test_where_they_cannot_be_read_there_is_none(ledger):
+    open_one(ledger)
+    ledger.path.write_bytes(b"no database" * 1000)
+    assert generations.listed(ledger) == ()
+
+
 def test_where_nothing_was_applied_there_is_none(ledger):
     assert generations.listed(ledger) == ()

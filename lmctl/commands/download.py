@@ -33,6 +33,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     repository(context, args.repo, "download")
     declaration = declaration_or_stand_in(context)
     current = Session.of(declaration, context.folders, context.host(declaration))
+    current.ledger.refuse_newer()
     wanted = _wanted(current, args)
     artifact = resolve(wanted, current.host.hub)
     found = current.host.store.locate(artifact, wanted, {})

@@ -53,7 +53,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
             now = found.case.world.now
             with current.ledger.writing(now) as ledger:
                 log.note(ledger, found.drifts, now, whole=not found.problems)
-    known = _known(current)
+    known = log.known(current.ledger)
     warnings = (*remarks(found.case.world.memory), *current.ledger.notices)
     blind = found.problems if not found.drifts else ()  # what was not looked at may drift: never exit 0
     code = CHANGES if found.drifts else EXIT_CODES[blind[0].code] if blind else DONE
@@ -114,13 +114,6 @@ def _stranger(listen: str, case: Case, current: Session) -> str | None:
     if listener.pid and any(processes.descends(listener.pid, pid) for pid in ours):
         return None
     return escape(listener.command, 60) if listener.pid else "another user's process"
-
-
-def _known(current: Session) -> Mapping[str, Known]:
-    try:
-        return log.known(current.ledger)
-    except LmctlError:  # `remarks` tells
-        return {}
 
 
 def _plain(drift: Drift, known: Known | None) -> Json:

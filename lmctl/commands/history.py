@@ -32,7 +32,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     current.refuse_foreign_name()
     memory = current.ledger.read()
     warnings = (*warnings, *remarks(memory))
-    found = generations.listed(current.ledger) if memory.applied is not None else ()
+    found = generations.listed(current.ledger)
     if args.number is not None:
         return _one(args.number, found, current, warnings)
     kept = snapshots.numbers(current.state)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from lmctl.drift.records import Drift
+from lmctl.errors import LmctlError
 from lmctl.ledger import Ledger, Writer
 from lmctl.record import record
 
@@ -32,9 +33,12 @@ class Known:
 
 
 def known(ledger: Ledger) -> Mapping[str, Known]:
-    """Return the drifts that are not over, by fingerprint. Raises E-STATE when the ledger cannot be read."""
+    """Return the drifts that are not over, by fingerprint; none where they cannot be read (`Memory.problem`)."""
     query = "SELECT fingerprint, first_seen, last_seen, count FROM drift WHERE resolved_at IS NULL"
-    return {row[0]: Known(*row[1:]) for row in ledger.rows(query)}
+    try:
+        return {row[0]: Known(*row[1:]) for row in ledger.rows(query)}
+    except LmctlError:
+        return {}
 
 
 def note(writer: Writer, drifts: Iterable[Drift], now: float, *, whole: bool) -> None:

@@ -270,6 +270,9 @@ def test_F82_a_ledger_that_is_lost_or_broken_takes_nothing_but_the_right_to_prun
     pid, ledger = machine.profiles()["hello"]["pid"], machine.state() / "ledger.db"
     ledger.write_bytes(b"no database" * 1000)
     assert "cannot be read" in machine.run("plan").err
+    assert "cannot be read" in machine.run("history").err
+    assert "No drift" in machine.run("drift").out
+    assert "(ctx: 2048 → 1024)" in machine.run("rollback", "1", "--dry-run").out
     assert "put aside as ledger.db.corrupt-" in machine.run("apply").err
     assert "E-STATE" not in machine.run("plan").err
     assert "E-STATE" not in machine.run("apply").err
