@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("reconcile", "compare weights on disk with the lock"),
     "doctor": ("reconcile", "look for what is wrong on this machine, and mend what is safe"),
     "down": ("reconcile", "stop every program and supervisord"),
+    "service": ("reconcile", "let supervisord come up at login"),
     "uninstall": ("reconcile", "stop everything and remove what lmctl brought and wrote"),
     "start": ("run", "start a profile, or a model that nothing declares"),
     "stop": ("run", "stop a profile until it is started again"),

@@ -23,6 +23,7 @@ from lmctl.resource import Case, Run, Scope
 from lmctl.resources import content, program
 from lmctl.session import Session
 from lmctl.spec import Lock
+from lmctl.units import Unit
 
 
 @record
@@ -31,6 +32,7 @@ class Leave:
 
     session: Session
     case: Case
+    unit: Unit | None = None  # that starts it at login, where lmctl wrote it
 
     @property
     def name(self) -> str:
@@ -57,9 +59,15 @@ def look(sessions: Iterable[Session]) -> tuple[Leave, ...]:
     """Return what of each declaration goes and stays when all of them go together; reads only."""
     leaving = frozenset(session.declaration.name for session in sessions)
     scope = Scope(waive_wait=True, approved=True, leaving=leaving)
-    found = [Leave(session, session.look(scope, Lock())) for session in sessions]
+    found = [Leave(session, session.look(scope, Lock()), _unit(session)) for session in sessions]
     ending = frozenset(pid for leave in found for pid in program.ending(leave.case))
     return tuple(_let_go(leave, ending) for leave in found)
+
+
+def _unit(session: Session) -> Unit | None:
+    with contextlib.suppress(LmctlError):  # a path that no unit could name
+        return session.unit if session.unit.state() == "ours" else None
+    return None
 
 
 def _let_go(leave: Leave, ending: frozenset[int]) -> Leave:
@@ -101,6 +109,8 @@ def carry_out(leaves: tuple[Leave, ...], on_progress: OnProgress, say: Callable[
     errors: dict[str, LmctlError] = {}
     for leave in leaves:
         with _noted(leave.name, errors):
+            if leave.unit is not None:
+                leave.unit.remove()
             say(f"stopping what {leave.name} runs")
             leave.session.host.supervisor.shutdown()
     stopped = look([leave.session for leave in leaves if leave.name not in errors])

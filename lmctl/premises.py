@@ -53,6 +53,8 @@ class Premises(Protocol):
 
     def remove_socket(self, state: Path) -> None: ...  # if it is stale; the declaration's lock is held
 
+    def login_script(self, state: Path, *, on: bool) -> Path: ...  # what a unit starts at login: written, or removed
+
     # temporary files of killed writers: of a declaration's state folder, or of these files of any folder
     def left(self, folder: Path, names: Iterable[str] | None = None) -> tuple[Path, ...]: ...
 

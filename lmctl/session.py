@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmctl import adhoc, lockfile, neighbours
 from lmctl.backend import Engine
@@ -18,6 +19,9 @@ from lmctl.record import record, replace
 from lmctl.resource import Case, References, Scope, Stray, World
 from lmctl.resources import content, program
 from lmctl.spec import Declaration, Hardware, Lock
+
+if TYPE_CHECKING:
+    from lmctl.units import Unit
 
 _TEMPLATE_LIMIT = 1 << 20  # bytes of a chat template
 
@@ -55,6 +59,13 @@ class Session:
     def record(self) -> Path:
         """The file that says which folder this declaration's name belongs to."""
         return self.folders.state / "declarations" / f"{self.declaration.name}.json"
+
+    @property
+    def unit(self) -> Unit:
+        """The unit that starts this declaration's supervisord at login. Raises E-PATH."""
+        from lmctl import units  # what reads and writes them is slow to import, and no plan asks
+
+        return units.unit(self.host.hardware.os, self.folders.home, self.folders.config.parent, self.state)
 
     def lock(self) -> Lock:
         """Return the committed and the local lock as one; where both know an artifact, the committed one counts.

@@ -128,6 +128,7 @@ def _data(whole: Whole) -> dict[str, Json]:
         "declarations": [leave.name for leave in whole.leaves],
         "programs": sum(leave.programs for leave in whole.leaves),
         "content": content,
+        "units": [str(leave.unit.path) for leave in whole.leaves if leave.unit],
         "folders": [str(path) for path in whole.folders],
         "kept": kept,
         "free": whole.free,
@@ -148,6 +149,8 @@ def _lines(whole: Whole, style: Style) -> Iterator[str]:
         kind, _, path = change.address.partition(":")
         what = change.cause[0].before if kind == "content" else "partial file"
         yield f"{red('- remove')} {escape(str(what))}  {human_bytes(change.free)}  {style.dim(escape(path))}"
+    for unit in (leave.unit for leave in whole.leaves if leave.unit):
+        yield f"{red('- remove')} {escape(str(unit.path))}  starts it at login"
     for folder in whole.folders:
         files, size = leaving.size(folder)
         yield f"{red('- remove')} {escape(str(folder))}  {_count(files, 'file')}, {human_bytes(size)}"

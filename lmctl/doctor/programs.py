@@ -27,6 +27,7 @@ def judge(session: Session) -> Iterator[Finding]:
     if socket is not None:
         what = f"{escape(str(socket))} is left of a supervisord that is gone"
         yield warn(f"socket of {name}", what, "lmctl doctor --fix", partial(_remove_socket, session))
+    yield from _unit(session)
     yield from _ledger(session)
     yield from _left(f"files of {name}", premises, state)
     yield from _loose(f"modes of {name}", premises, state)
@@ -48,6 +49,23 @@ def _daemon(check: str, daemon: Daemon) -> Iterator[Finding]:
     if daemon.edited:
         what = f"edited by hand: {', '.join(daemon.edited[:3])}"
         yield warn(check, what, "`lmctl apply` writes it anew")
+
+
+def _unit(session: Session) -> Iterator[Finding]:
+    """Tell whether supervisord comes up at login, where anything was done for it."""
+    check, script = f"service of {session.declaration.name}", (session.state / "service").exists()
+    try:
+        unit, state = session.unit, session.unit.state()
+    except LmctlError as error:
+        if script:
+            yield fail(check, error, "warn")
+        return
+    if state == "ours" and unit.enabled() and script:
+        yield ok(check, f"starts at login, by {escape(str(unit.path))}")
+    elif state == "ours" or (state == "absent" and (script or unit.link_left())):
+        yield warn(check, f"{escape(str(unit.path))} starts nothing", "`lmctl service install`, or `uninstall`")
+    elif state == "edited":
+        yield ok(check, f"{escape(str(unit.path))} was edited: lmctl leaves it alone")
 
 
 def _remove_socket(session: Session) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmctl.hosts import pids, supervisor_conf, supervisor_daemon
 from lmctl.hosts.endpoint import Endpoint, token_file
-from lmctl.paths import Folders, disk_error, left, remove_left
+from lmctl.paths import Folders, disk_error, left, remove_left, write_atomic
 from lmctl.premises import Ground, HubFacts
 from lmctl.spec import Machine
 
@@ -98,6 +98,18 @@ class LocalPremises:
         """Remove a stale socket. Raises E-PERM or E-IO; whoever calls holds the declaration's lock."""
         if self.stale_socket(state) is not None:
             supervisor_daemon.remove_socket(state)
+
+    def login_script(self, state: Path, *, on: bool) -> Path:
+        """Write, or remove, the script that a unit starts at login. Raises E-SPACE, E-PERM, E-IO."""
+        path = state / "service"
+        if on:
+            write_atomic(path, supervisor_conf.login(state), 0o700)
+        else:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise disk_error(path, error) from error
+        return path
 
     def left(self, folder: Path, names: Iterable[str] | None = None) -> tuple[Path, ...]:
         """Return temporary files of killed writers: in a declaration's folder with those inside, or of `names`."""

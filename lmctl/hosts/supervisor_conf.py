@@ -86,6 +86,20 @@ exit {launch.REFUSED}
 """.encode("utf-8", "surrogateescape")
 
 
+def login(folder: Path, python: str = sys.executable, module: str = launch.__file__) -> bytes:
+    """Return the script that a unit of the login runs: it brings up supervisord of the state folder `folder`."""
+    interpreter, source = shlex.quote(python), shlex.quote(module)
+    return f"""#!/bin/sh
+# Written by lmctl. `lmctl service uninstall` removes it.
+if [ -x {interpreter} ] && [ -r {source} ]; then
+    export XDG_STATE_HOME={shlex.quote(str(folder.parent.parent))}
+    exec {interpreter} -P -m lmctl service start --name {shlex.quote(folder.name)}
+fi
+echo "lmctl: the Python that lmctl was installed in is gone: run lmctl apply" >&2
+exit {launch.REFUSED}
+""".encode("utf-8", "surrogateescape")
+
+
 def program_file(spec: ProgramSpec) -> bytes:
     """Return the launcher's file of a program: plain ASCII, so that every string survives byte by byte."""
     content = {

@@ -23,6 +23,7 @@ class Files:
         self.folder = folder
         self._log_max_bytes = log_max_bytes
         self._conf = folder / "supervisord.conf"
+        self._login = folder / "service"
 
     def program(self, name: str) -> Path:
         """Return the launcher's file of a program."""
@@ -50,6 +51,8 @@ class Files:
         supervisor_daemon.folders(self.folder)
         wanted = {self.program(spec.id): (supervisor_conf.program_file(spec), 0o600) for spec in programs}
         wanted[self.folder / "launch"] = (supervisor_conf.launcher(), 0o700)
+        if self._login.exists():  # a unit starts it at login: it follows a new Python as `launch` does
+            wanted[self._login] = (supervisor_conf.login(self.folder), 0o700)
         wanted[self._conf] = (text, 0o600)
         changed = [path for path, (content, _) in wanted.items() if _bytes(path) != content]
         if self._conf in changed:
@@ -106,6 +109,8 @@ class Files:
             edited += [escape(name) or "supervisord" for name in names if blocks.get(name) != expected.get(name)]
             if _bytes(self.folder / "launch") != supervisor_conf.launcher():
                 edited.append("launch")
+            if self._login.exists() and _bytes(self._login) != supervisor_conf.login(self.folder):
+                edited.append("service")
         return specs, tuple(dict.fromkeys(edited))
 
     def patience(self, names: Iterable[str]) -> dict[str, float]:

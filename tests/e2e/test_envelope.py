@@ -116,6 +116,7 @@ COMMANDS = [
     ("logs", "hello"),
     ("stop", "hello"),
     ("doctor",),
+    ("service", "status"),
     ("down",),
     ("uninstall", "--yes"),
     ("completion", "fish"),

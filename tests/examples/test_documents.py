@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from e2e.conftest import REPOSITORY
+from e2e_tools import profile
 from weights.hello import hello
 
 from lmctl.all_commands import COMMANDS
@@ -94,9 +95,18 @@ def test_the_guide_to_a_hub_model_shows_what_happens(replay, hub, on_path, port)
     replay("docs/getting-started.md", {"8081": port()})
 
 
+def test_the_guide_to_looking_after_it_shows_what_happens(replay, hub, machine, on_path, port):
+    name, free = "Qwen/Qwen3-0.6B-GGUF", port()
+    hub.add(name, {"Qwen3-0.6B-Q8_0.gguf": hello("I am small.")})
+    machine.declare(profile("small", model=name, quant="Q8_0", port=free), "mine")
+    machine.run("apply")
+    hub.add(name, {"Qwen3-0.6B-Q8_0.gguf": hello("I am small, and a little newer.")})
+    replay("docs/looking-after.md", {"8081": free})
+
+
 def test_the_pages_that_are_replayed_are_all_that_show_a_console():
     shown = {path.name for path in PAGES if "```console" in path.read_text()}
-    assert shown == {"README.md", "day-two.md", "getting-started.md"}
+    assert shown == {"README.md", "day-two.md", "getting-started.md", "looking-after.md"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
