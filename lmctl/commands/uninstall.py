@@ -84,7 +84,8 @@ def _sessions(context: Context, *, every: bool) -> list[Session]:
     else:
         current, _ = standing(context)
         current.refuse_foreign_name()
-        names = [current.declaration.name] if current.state.exists() or current.record.exists() else []
+        left = current.state.exists() or current.record.exists() or current.host.supervisor.observe().lost
+        names = [current.declaration.name] if left else []
     about = census.machine(folders, context.hardware()) if names else None
     stubs = [census.stub(folders, name, about) for name in names if about]
     return [Session.of(stub, folders, context.host(stub)) for stub in stubs]

@@ -198,3 +198,10 @@ def test_F68_starting_one_in_the_place_of_another_that_outlived_its_supervisord(
     until(lambda: daemons(machine) == [])
     machine.run("start", "one")
     assert ask(number, "hi") == "First."
+
+
+def test_F66_uninstall_ends_a_daemon_whose_state_was_deleted(machine, served):
+    shutil.rmtree(machine.state().parent)
+    machine.run("uninstall", "--yes")
+    assert (listening(served), machine.processes()) == (None, [])
+    assert not machine.state().parent.exists()
