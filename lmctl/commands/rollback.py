@@ -80,8 +80,11 @@ def _of(error: LmctlError, number: int) -> LmctlError:
     def placed(problem: Problem) -> Problem:
         if problem.place is not None:
             problem = replace(problem, place=replace(problem.place, file=f"snapshots/{number}/{problem.place.file}"))
+        back = f"put back the file that generation {number} was made of"
         if problem.code == "E-LOCK-STALE":
-            problem = replace(problem, fix=f"put back the file that generation {number} was made of")
+            problem = replace(problem, fix=back)
+        if "`lmctl trust " in (problem.fix or ""):  # which looks at the files of today
+            problem = replace(problem, fix=f"{back}, then read it and run `lmctl trust`")
         return problem
 
     return LmctlError.of(map(placed, error.problems))

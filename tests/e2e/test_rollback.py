@@ -301,3 +301,16 @@ def test_an_apply_that_was_killed_or_broke_off_stands_in_the_history(machine, hu
     machine.run("apply")
     results = [one["result"] for one in machine.run("history", "--json").data["generations"]]
     assert results == ["done", "interrupted", "interrupted"]
+
+
+def test_what_is_not_trusted_any_more_does_not_come_back(machine):
+    """A rollback is no way around trust: what an edit replaced has to be trusted anew."""
+    own = '[profiles.own]\nbackend = "command"\ncommand = ["{}", "{{port}}"]\nport = 18099\nstart = "manual"\n'
+    for program in ("/bin/true", "/bin/false"):
+        machine.declare(own.format(program))
+        machine.run("trust", "--yes")
+        machine.run("apply")
+    ran = machine.run("rollback", "1", "--yes", code=4)
+    assert "error[E-TRUST]: snapshots/1/localmodels.toml:5:1: command runs a program" in ran.err
+    assert "put back the file that generation 1 was made of, then read it and run `lmctl trust`" in ran.err
+    assert "Nothing to do" in machine.run("plan").out
