@@ -164,7 +164,7 @@ def test_programs_that_outlived_their_supervisord_are_told_and_not_touched(machi
     until(lambda: not Path(f"/proc/{daemon}").exists() or Path(f"/proc/{daemon}/stat").read_text().split()[2] == "Z")
     ran = machine.run("doctor", "--fix", "--json", code=9)
     assert wrong(ran) == {"supervisord of team": "E-SUPERVISOR"}
-    assert listening(hello)
+    until(lambda: listening(hello))
     machine.run("down")
     assert wrong(machine.run("doctor", "--json")) == {}
 

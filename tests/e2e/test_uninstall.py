@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from e2e_tools import listening, profile
+from e2e_tools import listening, profile, until
 from fakes.hub import Hub
 from weights.hello import hello
 
@@ -47,7 +47,7 @@ def before(machine, hub: Hub, port) -> dict[str, bytes | str]:
 def test_everything_that_lmctl_did_is_gone(machine, before):
     machine.run("apply")
     machine.run("start", "hub")
-    assert all(listening(port) for port in machine.ports)
+    until(lambda: all(listening(port) for port in machine.ports))
     machine.run("status")
     machine.run("logs", "here")
     ran = machine.run("uninstall", "--yes", "--json")
@@ -66,7 +66,7 @@ def test_without_a_person_and_without_yes_nothing_changes(machine, before):
     ran = machine.run("uninstall", code=4)
     assert ran.err.splitlines()[-1].startswith("error[E-PRUNE]: nobody is there to ask")
     assert tree(machine.home) == there
-    assert listening(machine.ports[0])
+    until(lambda: listening(machine.ports[0]))
 
 
 def test_a_dry_run_lists_what_goes_with_its_bytes(machine, before):
@@ -183,4 +183,4 @@ def test_the_name_of_another_folder_is_refused(machine, before):
     other.mkdir()
     shutil.copy(machine.folder / "localmodels.toml", other)
     assert "E-NAME-TAKEN" in machine.run("-C", str(other), "uninstall", "--yes", code=4).err
-    assert listening(machine.ports[0])
+    until(lambda: listening(machine.ports[0]))
