@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from e2e_tools import ask, listening, profile, until
+from e2e_tools import ask, daemons, listening, profile, until
 
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
@@ -39,11 +39,6 @@ def test_F1_the_next_apply_with_something_to_do_removes_what_killed_ones_left_ha
     machine.declare(profile("hello", path="hello.gguf", port=served, ctx=1024))
     machine.run("apply")
     assert [path for path in (*left, theirs) if path.exists()] == [theirs]
-
-
-def daemons(machine) -> list[int]:
-    """Return the pids of every supervisord of this home."""
-    return [p.pid for p in machine.processes() if "supervisor.supervisord" in p.cmdline()]
 
 
 @pytest.mark.parametrize("lose", ["state", "everything"])

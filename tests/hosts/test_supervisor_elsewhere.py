@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from supervised import Supervised, until
 
+from lmctl.errors import LmctlError
 from lmctl.hosts import pids, sockets, supervisor_daemon
 from lmctl.spec import program_id
 
@@ -50,6 +52,20 @@ def test_F66_a_daemon_whose_files_are_gone_is_found_by_what_it_is(stack: Supervi
     stack.supervisor.shutdown()
     assert number is not None
     until(lambda: pids.stat(number) is None)
+
+
+def test_F66_a_daemon_whose_folder_is_gone_is_found_and_one_that_is_not_is_not_looked_for(stack: Supervised) -> None:
+    stack.up(stack.spec("code"))
+    number, lock = stack.supervisor.observe().pid, stack.folder / "supervisord.lock"
+    shutil.rmtree(stack.folder)
+    assert stack.supervisor.observe().lost == (number,)
+    stack.supervisor.write([stack.spec("code")])
+    lock.touch(mode=0o600)
+    assert stack.supervisor.observe().lost == (), "to look at every process is slow here"
+    with pytest.raises(LmctlError, match=rf"lost its state folder and still runs \(pid {number}\)"):
+        stack.supervisor.reload(frozenset())
+    stack.supervisor.shutdown()
+    assert stack.processes() == []
 
 
 def test_a_process_of_this_user_is_ours_and_sees_our_files() -> None:
