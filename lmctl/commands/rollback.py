@@ -93,7 +93,9 @@ def _of(error: LmctlError, number: int) -> LmctlError:
 def _planned(then: Session, number: int) -> Plan:
     case = then.look(_SCOPE)
     planned = make_plan(case)
-    return replace(planned, notes=(*planned.notes, *_notes(then, planned, number)))
+    lost = case.world.memory.problem
+    warnings = planned.warnings if lost is None else (*planned.warnings, lost)
+    return replace(planned, notes=(*planned.notes, *_notes(then, planned, number)), warnings=warnings)
 
 
 def _notes(then: Session, planned: Plan, number: int) -> tuple[str, ...]:

@@ -273,7 +273,9 @@ def test_F82_a_ledger_that_is_lost_or_broken_takes_nothing_but_the_right_to_prun
     assert "cannot be read" in machine.run("history").err
     (drift,) = machine.run("drift", "--json", code=2).data["drift"]  # nobody remembers that the weights were hashed
     assert (drift["class"], drift["moved"]) == ("unverifiable", None)
-    assert "restart program:hello  (--ctx-size: 2048" in machine.run("rollback", "1", "--dry-run").out
+    back = machine.run("rollback", "1", "--dry-run")
+    assert "restart program:hello  (--ctx-size: 2048" in back.out
+    assert "cannot be read" in back.err
     assert "put aside as ledger.db.corrupt-" in machine.run("apply").err
     assert "E-STATE" not in machine.run("plan").err
     assert "E-STATE" not in machine.run("apply").err
