@@ -45,8 +45,10 @@ def words(changes: Iterable[Change]) -> str:
         names = [escape(_name(change)) for change in found if change.stage == "serve" and change.word == verb]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         parts += [f"{word} {', '.join(names[:_SHOWN])}{more}"] if names else []
+    locked = sum(change.stage == "lock" for change in found)
     weights = sum(change.stage == "fetch" for change in found)
     pruned = sum(change.stage == "prune" for change in found)
+    parts += [f"lock {locked} model{'s' * (locked != 1)}"] if locked else []
     parts += [f"weights of {weights} model{'s' * (weights != 1)}"] if weights else []
     parts += [f"prune {pruned} file{'s' * (pruned != 1)}"] if pruned else []
     return "; ".join(parts)

@@ -259,7 +259,10 @@ def _verdict(want: Desired, health: Health, daemon: Daemon, elapsed: float, run:
     if elapsed > want.timeout:
         why = f": {escape(health.why)}" if health.why else ""
         what = f"{name} is not healthy after {elapsed:.0f} s ({health.state}{why})"
-        return LmctlError("E-UNHEALTHY", what, fix=f"{hint}, or raise start_timeout")
+        asked = want.probe.health
+        wrong = want.profile.backend == "command" and f"{asked} answers " in health.why
+        other = f"or correct `health`, which is {escape(asked)}" if wrong else "or raise start_timeout"
+        return LmctlError("E-UNHEALTHY", what, fix=f"{hint}, {other}")
     return None
 
 

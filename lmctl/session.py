@@ -207,8 +207,10 @@ class Session:
             return
         folder = _recorded_folder(self.record)
         if folder != str(self.declaration.folder):
-            what = f"the name {self.declaration.name!r} belongs to {escape(folder)} on this machine"
-            raise LmctlError("E-NAME-TAKEN", what, fix="choose another `name`, or run `lmctl apply --take`")
+            gone = "" if Path(folder).is_dir() else ", which is gone"
+            what = f"the name {self.declaration.name!r} belongs to {escape(folder)} on this machine{gone}"
+            take = "run `lmctl apply --take`; `lmctl apply --take --dry-run` shows what it then does"
+            raise LmctlError("E-NAME-TAKEN", what, fix=take if gone else f"choose another `name`, or {take}")
 
     def register(self) -> None:
         """Write which folder the name belongs to, when that is not what is written already."""

@@ -49,3 +49,7 @@ def test_words_name_profiles_and_count_the_rest():
     words = "add new; change supervisord:files; restart code; start chat; remove old; weights of 2 models; prune 1 file"
     assert past.words(found) == words
     assert past.words([change("create", f"program:{n}") for n in range(6)]) == "add 0, 1, 2, 3 and 2 more"
+
+
+def test_a_generation_that_only_locked_says_so():
+    assert past.words([change("create", "artifact:a", stage="lock")]) == "lock 1 model"

@@ -52,10 +52,21 @@ def carry(tmp_path):
     """Carry out the creation of one program on a machine of stand-ins; return its outcome and the supervisor."""
 
     def run(
-        *states: Process, health=("healthy",), timeout=60.0, check=None, listener=None, unlocked=nullcontext, **world
+        *states: Process,
+        health=("healthy",),
+        timeout=60.0,
+        check=None,
+        listener=None,
+        unlocked=nullcontext,
+        own=None,
+        **world,
     ):
         whole = case(
-            profile("code", start_timeout=timeout), artifacts=(CODE,), here=(CODE,), rows=(owned(CODE),), **world
+            own or profile("code", start_timeout=timeout),
+            artifacts=(CODE,),
+            here=(CODE,),
+            rows=(owned(CODE),),
+            **world,
         )
         answers = list(health)
 
@@ -90,6 +101,17 @@ def test_a_program_that_answers_is_done(carry):
     error, supervisor = carry(health=("down", "loading", "healthy"))
     assert error is None
     assert supervisor.calls == ["release", "write", "reload", "write", "start"]
+
+
+@pytest.mark.parametrize(("why", "key"), [("/health answers 404", True), ("nothing listens on 127.0.0.1:1", False)])
+def test_a_command_whose_address_may_be_wrong_is_told_the_key(carry, why, key):
+    own = profile("code", start_timeout=0.0, weights=None, mmproj=None, command=("./serve", "{port}"))
+    error, _ = carry(
+        health=(Health("down", why),), own=replace(own, backend="command"), engines={"command": worlds.ENGINE}
+    )
+    assert error.code == "E-UNHEALTHY"
+    assert ("or correct `health`, which is /health" in str(error)) is key
+    assert ("or raise start_timeout" in str(error)) is not key
 
 
 def test_a_program_that_is_still_loading_when_its_time_is_over_is_unhealthy(carry):

@@ -112,12 +112,13 @@ def _drifts(case: Case) -> dict[str, str]:
     for name, profile in declared.items():
         change = changes.get(program.address(name))
         words = {"create": "not applied", "update": "pending", "restart": "pending restart"}
+        waits = "pending start" if change is not None and change.word == "start" else "none"
         if any(wanted.id not in case.lock.artifacts for wanted in profile.artifacts):
             found[name] = "not locked"
         elif change is not None and change.word != "start":
             found[name] = words.get(change.verb, "none")
         else:
-            found[name] = _weights(case, profile) or ("pending restart" if change else "none")
+            found[name] = _weights(case, profile) or waits
     return found
 
 

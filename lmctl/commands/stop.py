@@ -22,13 +22,17 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     current.refuse_foreign_name()
     names = sorted(running(current, args.profiles))
     with writing(context, current, "lmctl stop", wait=True):
-        _stop(current, names)
-    text, done = "".join(f"{name} stopped\n" for name in names), tuple(f"stopped: {name}" for name in names)
+        ran = _stop(current, names)
+    text = "".join(f"{name} {'stopped' if name in ran else 'was not running, and is held now'}\n" for name in names)
+    done = tuple(f"stopped: {name}" for name in names)
     return Result({"stopped": list(names)}, text, (*warnings, *current.ledger.notices), done=done)
 
 
-def _stop(current: Session, names: list[str]) -> None:
+def _stop(current: Session, names: list[str]) -> set[str]:
+    """Hold and stop `names`; return those that ran."""
     supervisor, now = current.host.supervisor, current.host.now()
+    before = supervisor.observe()
+    alive = {*before.orphans, *before.unseen, *(p for p, process in before.processes.items() if process.running)}
     with current.ledger.writing(now) as ledger:
         for name in names:
             ledger.hold(name, "stopped", now)
@@ -36,8 +40,9 @@ def _stop(current: Session, names: list[str]) -> None:
         supervisor.hold(program_id(name))
         supervisor.stop(program_id(name))
     gone = current.forget(frozenset(names)) - adhoc.declared(current.declaration)
+    ran = {name for name in names if program_id(name) in alive or before.lost}
     if not gone:
-        return
+        return ran
     daemon = supervisor.observe()
     left = [spec for spec in daemon.specs.values() if spec.profile not in gone]
     supervisor.write(left)
@@ -49,3 +54,4 @@ def _stop(current: Session, names: list[str]) -> None:
         for name in gone:
             ledger.lift(name)
             ledger.applied(f"program:{name}", None, 0)
+    return ran

@@ -83,7 +83,7 @@ Tokens = Annotated[
     ),
 ]
 Slots = Annotated[int, _integer(1, 1024)]
-Version = Annotated[int, Checked(values.choice(1), {"const": 1})]
+Version = Annotated[int, Checked(values.version, {"const": 1})]
 Port = Annotated[int, Checked(values.port, {"type": "integer", "minimum": 1024, "maximum": 65535})]
 PortRange = Annotated[str, Checked(values.port_range, {"type": "string", "pattern": r"^\d{4,5}-\d{4,5}$"})]
 Fraction = Annotated[float, _number(0, 1)]

@@ -99,6 +99,18 @@ def choice(*allowed: object) -> Check:
     return check
 
 
+def version(value: object) -> object:
+    """Check the number of a file's format: 1 is the only one yet. Raises E-TYPE and E-RANGE."""
+    try:
+        return choice(1)(value)
+    except LmctlError as error:
+        known = value if isinstance(value, int) and not isinstance(value, bool) else None
+        if known is None or known < 1:
+            raise
+        what = f"format {known} is newer than this lmctl, which reads 1"
+        raise LmctlError(error.code, what, fix="upgrade lmctl, or write `version = 1`") from None
+
+
 def either(*literals: object, other: Check) -> Check:
     """Return a check that accepts the literals (compared with their type) beside what `other` accepts."""
 

@@ -51,7 +51,8 @@ def open_files(declaration: Declaration | None, need: int, most: int | None) -> 
     """Tell whether supervisord may open as many files as its programs take."""
     count = len(declaration.profiles) if declaration else 0
     limit = "no limit" if most is None else f"at most {most}"
+    profiles = f"{count} profile{'s' * (count != 1)}"
     if most is None or need <= most:
-        return ok("open files", f"{limit}; {need} needed for {count} profiles")
-    what = f"supervisord needs {need} for {count} profiles and may have {most}"
+        return ok("open files", f"{limit}; {need} needed for {profiles}")
+    what = f"supervisord needs {need} for {profiles} and may have {most}"
     return fail("open files", LmctlError("E-SUPERVISOR", what, fix="raise the limit (ulimit -Hn)"))

@@ -125,7 +125,7 @@ class LocalSupervisor:
         if number is not None and not (told and supervisor_daemon.wait(lambda: pids.stat(number) is None, 5.0)):
             supervisor_daemon.end(number, self._patience() + 2.0)
         if not supervisor_daemon.wait(lambda: not supervisor_daemon.lives(self._folder), 5.0):
-            raise failure("supervisord does not end", fix="see supervisord.log, then end its process")
+            raise failure("supervisord does not end", fix=f"{supervisor_daemon.see(self._folder)}, then end it")
         supervisor_lost.end(self._folder)
         self._end_orphans(groups, grace=number is None)
         supervisor_daemon.remove_socket(self._folder)
@@ -194,7 +194,7 @@ class LocalSupervisor:
             self._files.begin_series(name, keep_hold=True)
         supervisor_daemon.start(self._folder, self._environ)
         if not supervisor_daemon.wait(self._ready, 10.0):
-            raise failure("supervisord was started, but does not answer", fix="see supervisord.log")
+            raise failure("supervisord was started, but does not answer", fix=supervisor_daemon.see(self._folder))
         self._files.sweep(())
 
     def _is_stopping(self, name: str) -> bool:

@@ -163,15 +163,20 @@ def _spawn(folder: Path, environ: Mapping[str, str], descriptor: int) -> None:
             check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise _not_started(str(error)) from error
+        raise _not_started(folder, str(error)) from error
     if done.returncode:
         lines = (done.stderr or done.stdout).decode("utf-8", "replace").splitlines()
         said = [line for line in lines if line.startswith("Error:")] or lines[-1:]
-        raise _not_started(said[0] if said else f"exit status {done.returncode}")
+        raise _not_started(folder, said[0] if said else f"exit status {done.returncode}")
 
 
-def _not_started(why: str) -> LmctlError:
-    return LmctlError("E-SUPERVISOR", f"supervisord does not start: {escape(why)}", fix="see supervisord.log")
+def _not_started(folder: Path, why: str) -> LmctlError:
+    return LmctlError("E-SUPERVISOR", f"supervisord does not start: {escape(why)}", fix=see(folder))
+
+
+def see(folder: Path) -> str:
+    """Return the advice to read what a daemon of this folder had to say."""
+    return f"see {escape(str(folder / 'supervisord.log'), 300)}"
 
 
 def check_limit(need: int) -> None:

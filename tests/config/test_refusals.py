@@ -230,6 +230,21 @@ KEYS_OF_FILES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("2", "version: format 2 is newer than this lmctl, which reads 1 — upgrade lmctl, or write `version = 1`"),
+        ("0", "version: '0' is not one of 1"),
+        ("true", "version: expected integer, got boolean"),
+    ],
+)
+def test_a_format_that_is_not_known_says_what_to_do(place, value, says):
+    place.write("localmodels.toml", f'version = {value}\nname = "team"\n[profiles.x]\nmodel = "o/m"\n')
+    with pytest.raises(LmctlError) as caught:
+        place.load()
+    assert says in str(caught.value)
+
+
 @pytest.mark.parametrize(("key", "keys"), KEYS_OF_FILES.items(), ids=KEYS_OF_FILES)
 @pytest.mark.parametrize("how", ["file", "folder"])
 def test_a_committed_link_that_leads_out(place, tmp_path_factory, key, keys, how):

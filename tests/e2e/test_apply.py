@@ -257,8 +257,10 @@ def test_F65_status_and_plan_work_while_the_daemon_is_not_there(machine, port):
     assert "supervisord is not running" in machine.run("status").out
     machine.run("apply")
     machine.run("down")
-    assert machine.profiles()["hello"]["state"] == "stopped"
+    row = machine.profiles()["hello"]
+    assert (row["state"], row["drift"]) == ("stopped", "pending start")
     assert "start   program:hello" in machine.run("plan").out
+    assert machine.run("stop", "hello").out == "hello was not running, and is held now\n"
 
 
 def test_an_engine_that_cannot_load_its_weights_is_reported_with_its_last_words(machine, port):

@@ -73,7 +73,11 @@ def test_a_folder_that_moved_takes_its_name_along(machine, port):
     moved = machine.home / "moved"
     machine.folder.rename(moved)
     machine.folder = moved
-    assert "E-NAME-TAKEN" in machine.run("apply", code=4).err
+    for command in (["plan"], ["apply"]):
+        refused = machine.run(*command, code=4).err
+        assert "E-NAME-TAKEN" in refused
+        assert "which is gone" in refused and "`lmctl apply --take --dry-run` shows what it then does" in refused
+    assert "hello" in machine.run("apply", "--take", "--dry-run").out
     machine.run("apply", "--take")
     assert "E-NAME-TAKEN" not in machine.run("plan").err
 
