@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["kinds"]
+
 _REAL_HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
 _OURS = (".config/lmctl", ".local/state/lmctl", ".cache/lmctl", ".cache/huggingface/lmctl")
 _DROPPED = ("LMCTL_", "HF_", "XDG_", "HUGGING", "LLAMA_", "OLLAMA_", "VLLM_")
 
+settings.register_profile("long", settings.get_profile("ci"), derandomize=False, print_blob=True)  # tests/stateful
 settings.load_profile("ci")  # the same examples in every run, and no limit of time that a busy machine would pass
 
 

@@ -135,7 +135,7 @@ def test_a_lock_file_that_is_no_file_is_refused(lock, make, code):
     assert not (lock.parent / "elsewhere").exists() or (lock.parent / "elsewhere").read_text() == "precious"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.needs("uid")
 def test_F15_a_lock_file_of_another_user_is_refused(lock):
     lock.parent.mkdir()
     lock.touch()

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kinds import own_files
 
 from lmctl.errors import LmctlError
 from lmctl.paths import Folders, make_private, read_regular, remove_left, write_atomic
@@ -189,20 +190,23 @@ def test_F5_a_file_beyond_the_limit_of_the_user_leaves_the_old_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.needs("tmpfs")
 def test_F4_a_full_disk_leaves_the_old_file(tmp_path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small file system needs root's rights")
-    try:
-        file = tmp_path / "file"
-        write_atomic(file, b"old")
-        with pytest.raises(LmctlError, match="No space left") as caught:
-            write_atomic(file, b"x" * 1_000_000)
-        assert (caught.value.code, file.read_bytes()) == ("E-SPACE", b"old")
-        write_atomic(file, b"new")
-        assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+    code = (
+        "from pathlib import Path; from lmctl.errors import LmctlError\n"
+        "from lmctl.paths import write_atomic\n"
+        "file = Path('file').absolute()\n"
+        "write_atomic(file, b'old')\n"
+        "try:\n    write_atomic(file, b'x' * 1_000_000)\n"
+        "except LmctlError as error:\n    print(error, file.read_bytes())\n"
+        "write_atomic(file, b'new')\n"
+        "print(file.read_bytes(), *file.parent.iterdir())\n"
+    )
+    with own_files(f"mount -t tmpfs -o size=64k none {tmp_path}", tmp_path) as before:
+        done = subprocess.run([*before, sys.executable, "-c", code], capture_output=True, text=True)
+    file = tmp_path / "file"
+    full = f"error[E-SPACE]: {file} cannot be written: No space left on device"
+    assert done.stdout == f"{full} — free some space and run it again b'old'\nb'new' {file}\n"
 
 
 def test_a_link_planted_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):

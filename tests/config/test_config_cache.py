@@ -186,7 +186,7 @@ def test_a_kept_file_that_cannot_be_trusted_is_ignored(full, damage):
     assert full.load() == made
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.needs("uid")
 def test_a_kept_file_of_someone_else_is_ignored(full):
     made = full.load()
     entry(full).write_text(forged(entry(full)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 
@@ -73,23 +72,12 @@ def running(machine) -> bool:
     return bool(machine.state_of == "running")
 
 
-def alone() -> str:
-    """Return why there can be no network of our own here, empty when there can."""
-    if not shutil.which("unshare") or not shutil.which("ip"):
-        return "needs unshare and ip"
-    tried = subprocess.run(["unshare", "-rn", "true"], capture_output=True, text=True)
-    return f"this kernel forbids a network of one's own: {tried.stderr.strip()}" if tried.returncode else ""
-
-
 def steady(text: str) -> str:
     """Return output without what passes while one looks: durations, memory."""
     return re.sub(r"\b\d+(\.\d+)?(s|m|h| [KMGT]?i?B)\b", "·", text)
 
 
-NO_NETWORK = alone()
-
-
-@pytest.mark.skipif(bool(NO_NETWORK), reason=NO_NETWORK)
+@pytest.mark.needs("namespaces")
 @pytest.mark.parametrize("looked_at", ["stopped", "incomplete"], indirect=True)
 def test_without_any_network_the_answers_are_the_same(machine, looked_at):
     for words in PROMISED:
@@ -104,7 +92,7 @@ def test_without_any_network_the_answers_are_the_same(machine, looked_at):
         assert "E-" not in ran[1].stderr or ran[1].stderr == ran[0].stderr
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+@pytest.mark.needs("strace")
 def test_the_kernel_sees_connections_to_our_own_socket_and_programs_alone(machine, looked_at, tmp_path):
     log = tmp_path / "calls"
     trace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg,execve", "-o", str(log)]

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 from fakes.hub import Hub
-from sweep import points
 from sweep.run import points_of, strike
 from sweep.scenes import SCENES, fill, free_ports
 
 import lmctl
 
-_WHY_NOT = points.available()
 _MANY = {"kill": 6, "eio": 2, "enospc": 3}  # points of each scene
 
 
@@ -24,7 +22,7 @@ def _seed() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
-@pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+@pytest.mark.needs("strace")
 @pytest.mark.parametrize("scene", SCENES)
 @pytest.mark.parametrize("fault", ["F1-kill", "F3-eio", "F4-enospc"])
 def test_a_fault_at_any_point_tears_nothing_and_the_next_apply_converges(fault, scene, tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kinds import OWN_FILES
 from supervised import Supervised, until
 
 from lmctl.errors import LmctlError
@@ -127,10 +128,9 @@ def test_F71_only_what_is_provably_ours_is_lost(stack: Supervised, home: Path) -
                 process.stdout.close()
 
 
+@pytest.mark.needs("namespaces")
 def test_what_sees_other_files_is_not_ours(tmp_path: Path) -> None:
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("another mount namespace needs root's rights")
-    with subprocess.Popen(["unshare", "-m", "sleep", "600"]) as inside:
+    with subprocess.Popen([*OWN_FILES, "sleep", "600"]) as inside:
         until(lambda: pids.command(inside.pid)[:1] == ("sleep",))
         assert not pids.shares_files(inside.pid)
         inside.kill()
