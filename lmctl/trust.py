@@ -28,12 +28,13 @@ class Field:
     value: str | tuple[str, ...]
     shown: str  # the whole value on one line, as a shell would have it; without secrets
     place: Place | None = None
+    code_of: tuple[str, ...] = ()  # artifacts whose code it lets run, by id: repository and asked revision, or path
 
     @property
     def digest(self) -> str:
-        """The sha256 of address, backend and value, nothing else, in their one written form."""
+        """The sha256 of address, backend, value and whose code it lets run, nothing else, in their one written form."""
         value = self.value if isinstance(self.value, str) else list(self.value)
-        said = {"address": self.address, "backend": self.backend, "value": value}
+        said = {"address": self.address, "backend": self.backend, "value": value, "code_of": list(self.code_of)}
         return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -106,12 +106,15 @@ def _field(
 ) -> Field:
     quoted = f'"{profile.name}"' if "." in profile.name else profile.name
     address = ".".join(("profiles", quoted, *key))
-    return Field(address, profile.name, profile.backend, permissions, value, _shown(key[-1], value), place)
+    # what brings the code is as much of what is trusted as the flag that lets it run
+    code_of = tuple(one.id for one in profile.artifacts) if "remote_code" in permissions else ()
+    shown = _shown(key[-1], value, code_of)
+    return Field(address, profile.name, profile.backend, permissions, value, shown, place, code_of)
 
 
-def _shown(name: str, value: str | tuple[str, ...]) -> str:
+def _shown(name: str, value: str | tuple[str, ...], code_of: tuple[str, ...]) -> str:
     if isinstance(value, str):
         text = "(hidden)" if NAMES_SECRET.search(name) else f"{name}={shlex.quote(value)}"
     else:
-        text = shlex.join(value)
+        text = shlex.join(value) + (f"  (of {', '.join(code_of)})" if code_of else "")
     return LOOKS_SECRET.sub("(hidden)", whole(text))

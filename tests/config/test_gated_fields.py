@@ -99,6 +99,13 @@ def test_a_name_with_a_dot_has_an_address_of_its_own(place):
     assert fields(place).keys() == {'profiles."a.b".command'}
 
 
+def test_trust_in_code_that_comes_with_weights_names_the_weights(gated):
+    assert fields(gated)["profiles.remote.extra_args"].shown == "--trust-remote-code  (of o/mlx@main:mlx)"
+    other = fields(gated, 'profiles.remote.model="evil/mlx"')["profiles.remote.extra_args"]
+    assert other.shown == "--trust-remote-code  (of evil/mlx@main:mlx)"
+    assert other.digest != fields(gated)["profiles.remote.extra_args"].digest
+
+
 def test_a_secret_is_not_shown(place):
     token = "hf_" + "a" * 34
     text = f'[profiles.x]\nbackend = "command"\ncommand = ["x", "{token}"]\nenv = {{ A = "{token}" }}\n'
@@ -127,6 +134,10 @@ EDITS = {
     "name-of-variable": ('OWN = "a b"', 'OWNER = "a b"', OWN),
     "variable-gone": ('env = { OWN = "a b" }', "env = {}", {8}),
     "flag": ('"--slot-save-path", "/tmp"', '"--slot-save-path", "/"', FLAGS),
+    "model-whose-code-runs": ('model = "o/mlx"', 'model = "evil/mlx"', {17}),
+    "revision-whose-code-runs": ('model = "o/mlx"', 'model = "o/mlx"\nrevision = "v2"', {18}),
+    "draft-whose-code-runs": ('model = "o/mlx"', 'model = "o/mlx"\ndraft = { model = "evil/mlx" }', {18}),
+    "model-without-code": ('model = "o/m"', 'model = "o/n"', set()),
     "for-all": ('BASE = "1"', 'BASE = "2"', {*FLAGS, *ALL}),
 }
 
