@@ -175,6 +175,8 @@ class Reconciler:
         if missing or wish.locked:
             case = self._session.look(scope)
             planned = make_plan(case)
+            if wish.saved is not None:
+                plan.matches(planned, wish.saved)  # others were at work: what was approved is done, or nothing
         self._refuse(planned, wish)
         self._session.tidy()
         self._session.register()

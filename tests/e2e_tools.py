@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,6 +81,47 @@ def on_terminal(machine: Any, *words: str) -> tuple[subprocess.Popen[bytes], int
     process = subprocess.Popen(argv, cwd=machine.folder, env=machine.env(), stdin=its, stdout=its, stderr=its)
     os.close(its)
     return process, ours
+
+
+# lmctl that waits behind one of its functions for a file, after it made another one
+_PAUSED = """
+import importlib, sys, time
+from pathlib import Path
+from lmctl import cli
+place, at, go, *words = sys.argv[1:]
+module, _, name = place.rpartition(".")
+module = importlib.import_module(module)
+real = getattr(module, name)
+def paused(*given, **named):
+    found = real(*given, **named)
+    Path(at).touch()
+    while not Path(go).exists():
+        time.sleep(0.01)
+    return found
+setattr(module, name, paused)
+sys.exit(cli.main(words))
+"""
+
+
+@contextmanager
+def paused(machine: Any, place: str, *words: str) -> Iterator[Callable[[], SimpleNamespace]]:
+    """Start lmctl and wait until it has called the function at `place`; what this yields lets it go on to its end."""
+    at, go = machine.home / "paused", machine.home / "go-on"
+    argv = [sys.executable, "-c", _PAUSED, place, str(at), str(go), *words]
+    streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(argv, cwd=machine.folder, env=machine.env(), **streams) as process:
+
+        def ended() -> SimpleNamespace:
+            go.touch()
+            out, err = process.communicate(timeout=120)
+            return SimpleNamespace(code=process.returncode, out=out, err=err)
+
+        try:
+            until(lambda: at.exists() or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
+            yield ended
+        finally:
+            process.kill()
 
 
 def daemons(machine: Any) -> list[int]:

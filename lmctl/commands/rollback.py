@@ -83,6 +83,9 @@ def _of(error: LmctlError, number: int) -> LmctlError:
         back = f"put back the file that generation {number} was made of"
         if problem.code == "E-LOCK-STALE":
             problem = replace(problem, fix=back)
+        if problem.code == "E-PLAN-STALE":
+            what = "this machine changed since the plan was shown"
+            problem = replace(problem, what=what, fix=f"run `lmctl rollback {number}` again and read it")
         if "`lmctl trust " in (problem.fix or ""):  # which looks at the files of today
             problem = replace(problem, fix=f"{back}, then read it and run `lmctl trust`")
         return problem

@@ -14,10 +14,11 @@ from contextlib import closing
 
 import jsonschema
 import pytest
-from e2e_tools import ask, listening, profile, until
+from e2e_tools import ask, listening, paused, profile, until
 from weights.hello import hello
 
 from lmctl.schema import schemas
+from lmctl.spec import program_id
 
 REPO, FILE = "org/hello-GGUF", "hello-Q4_K_M.gguf"
 HELD = "warning[W-HELD]: the rollback to generation 1 holds"
@@ -34,8 +35,8 @@ def edited(machine, port):
     return number
 
 
-def ctx(machine) -> str:
-    (file,) = (machine.state() / "programs").glob("*.json")
+def ctx(machine, name: str = "hello") -> str:
+    file = machine.state() / f"programs/{program_id(name)}.json"
     argv = json.loads(file.read_text())["argv"]
     return argv[argv.index("--ctx-size") + 1]
 
@@ -93,6 +94,19 @@ def test_a_rollback_holds_until_the_next_apply_and_writes_no_file_of_the_users(m
     assert ctx(machine) == "2048"
     assert "W-HELD" not in machine.run("plan").err
     assert held(machine) == []
+
+
+def test_a_rollback_does_nothing_but_what_was_approved(machine, edited, port):
+    """What somebody starts while it reads local weights is not in the plan that was said yes to."""
+    hello = profile("hello", path="hello.gguf", port=edited, ctx=2048)
+    machine.declare(hello + profile("late", path="hello.gguf", port=(late := port()), start="manual"))
+    with paused(machine, "lmctl.resources.weights.hash_local", "rollback", "1", "--yes") as go_on:
+        machine.run("start", "late")
+        ran = go_on()
+    assert (ran.code, ctx(machine, "late")) == (4, "4096"), ran.err
+    assert "error[E-PLAN-STALE]: this machine changed since the plan was shown — run `lmctl rollback 1`" in ran.err
+    assert ask(late, "hi") and ask(edited, "hi")
+    assert (machine.run("history", "--json").data["in_force"], ctx(machine)) == (None, "2048")
 
 
 def held(machine) -> list[tuple[str, str]]:
