@@ -117,6 +117,9 @@ class Store(Protocol):
 
     def signature(self, path: Path) -> Signature | None: ...
 
+    # weights beside `files` that are none of them, and that an engine which is given the folder would load with them
+    def beside(self, files: Sequence[Found]) -> tuple[Path, ...]: ...
+
     # bytes of a file that an interrupted download left, and that the next one goes on from
     def received(self, file: LockedFile) -> int: ...
 
@@ -173,7 +176,8 @@ class Supervisor(Protocol):
     # program, the others that ran run again. Refuses while programs of an earlier daemon run: `shutdown` ends those
     def reload(self, replace: frozenset[str]) -> None: ...
 
-    def start(self, program: str) -> None: ...  # deliberate: releases it first; nothing when it runs
+    # deliberate: releases them first; nothing for one that runs. Those that do not start are in the error's problems
+    def start(self, *programs: str) -> None: ...
 
     # returns when its process group is empty; nothing when it does not run. Names who left the group with its port
     def stop(self, program: str) -> None: ...

@@ -16,7 +16,7 @@ from lmctl.plan import Change
 from lmctl.record import replace
 from lmctl.resource import Case, Outcome, Run
 from lmctl.resources import weights
-from lmctl.spec import Health, Process, program_id
+from lmctl.spec import Health, Process, Profile, program_id
 from lmctl.text import human_id
 
 
@@ -38,7 +38,7 @@ def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case:
         yield from (Outcome(change, error) for change in possible.values())
         return
     waiting = {name: asked[name] for name, change in possible.items() if _starts(change, asked.get(name))}
-    failures = _start(waiting, case, run)
+    failures = _start(waiting, run)
     with run.unlocked():
         failures |= _await_health({name: want for name, want in waiting.items() if name not in failures}, run)
     _confirm(waiting, failures, run)
@@ -71,11 +71,25 @@ def _obstacle(change: Change, want: Desired | None, case: Case, run: Run, leavin
         if not weights.verified(case, wanted.id):
             what = f"the weights of {want.profile.name} are not verified: {escape(human_id(wanted.id))}"
             return LmctlError("E-HASH", what, fix="run `lmctl apply` again")
+    if error := _unlocked(want.profile, case, run):
+        return error
     try:
         run.host.engines.check(want.profile.backend, want.spec.argv, Path(want.spec.cwd))
     except LmctlError as error:
         return error
     return _taken(want, case, run, leaving)
+
+
+def _unlocked(profile: Profile, case: Case, run: Run) -> LmctlError | None:
+    """Return which weights the engine would load although no lock names them: it is given their folder."""
+    for wanted in profile.artifacts:
+        files = case.world.found.get(wanted.id, ())
+        if not any(one.file.path.endswith(".safetensors") for one in files):
+            continue
+        if extra := run.host.store.beside(files):
+            what = f"{escape(str(extra[0]), 300)} is not locked, and the engine of {profile.name} would load it"
+            return LmctlError("E-HASH", what, fix=f"move it away, or run `lmctl lock --upgrade {profile.name}`")
+    return None
 
 
 def _taken(want: Desired, case: Case, run: Run, leaving: frozenset[int]) -> LmctlError | None:
@@ -114,9 +128,9 @@ def _write(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: C
         ledger.starting(sorted(starting), run.host.now())
     for name in sorted(starting):
         _make_way(name, asked[name], case, run)
-    # a daemon that is about to be started starts nothing that this run has not looked at
-    looked_at = {program_id(name) for name in starting}
-    quiet = [replace(s, autostart=s.autostart and s.id in looked_at) for s in specs.values()]
+    # a daemon that is about to be started starts nothing by itself: not what this run has not looked at, and not the
+    # rest at once, which would keep it from answering for as long as it takes to start them all
+    quiet = [replace(spec, autostart=False) for spec in specs.values()]
     supervisor.write(quiet if before.pid is None else list(specs.values()))
     unsupervised.end(leaving, case, run)
     supervisor.reload(frozenset(replaced))
@@ -187,14 +201,18 @@ def _confirm(waiting: Mapping[str, Desired], failures: Mapping[str, LmctlError],
                 ledger.confirm(name)
 
 
-def _start(waiting: Mapping[str, Desired], case: Case, run: Run) -> dict[str, LmctlError]:
-    failures = {}
-    for name, want in waiting.items():
-        try:
-            run.host.supervisor.start(want.spec.id)
-        except LmctlError as error:
-            failures[name] = error
-    return failures
+def _start(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlError]:
+    """Start programs; return the error of each that does not start, of all where supervisord does not answer."""
+    if not waiting:
+        return {}
+    try:
+        run.host.supervisor.start(*(want.spec.id for want in waiting.values()))
+    except LmctlError as error:
+        refused = {problem.change: LmctlError.of([replace(problem, change="")]) for problem in error.problems}
+        if "" in refused:
+            return dict.fromkeys(waiting, error)
+        return {name: refused[want.spec.id] for name, want in waiting.items() if want.spec.id in refused}
+    return {}
 
 
 def _await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlError]:

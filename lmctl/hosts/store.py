@@ -89,6 +89,15 @@ class DiskStore:
             return None
         return Signature(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
 
+    def beside(self, files: Sequence[Found]) -> tuple[Path, ...]:
+        """Return weights beside `files` that are none of them. Empty for a folder that cannot be read.
+
+        mlx_lm loads every `model*.safetensors` of the folder that it is given.
+        """
+        known = {file.path for file in files}
+        there = (path for folder in {path.parent for path in known} for path in folder.glob("model*.safetensors"))
+        return tuple(sorted(path for path in there if path not in known))
+
     def received(self, file: LockedFile) -> int:
         """Return the bytes of a file that an interrupted download left and its journal vouches for."""
         partial = self._own / "partial" / file.sha256

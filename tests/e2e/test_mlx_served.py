@@ -63,6 +63,22 @@ def test_a_folder_is_served_by_mlx_and_a_changed_file_is_refused(machine, port):
     assert ask(number, "hi") == "From a folder."
 
 
+def test_weights_beside_the_locked_ones_are_not_loaded(machine, port):
+    """The engine reads every model*.safetensors of its folder: one that nothing locked keeps it from starting."""
+    folder = mlx.write(machine.folder / "apple", "From a folder.")
+    machine.declare(profile("apple", path="apple", backend="mlx", port=(number := port())))
+    machine.run("apply")
+    pid, extra = machine.profiles()["apple"]["pid"], folder / "model-extra.safetensors"
+    extra.write_bytes((folder / "model.safetensors").read_bytes())
+    refused = machine.run("restart", "apple", code=6).err
+    assert f"error[E-HASH]: {extra} is not locked, and the engine of apple would load it" in refused
+    assert "lmctl lock --upgrade apple" in refused
+    assert machine.profiles()["apple"]["pid"] == pid
+    extra.unlink()
+    machine.run("restart", "apple")
+    assert ask(number, "hi") == "From a folder."
+
+
 def test_code_beside_weights_is_not_run_even_when_a_lock_that_was_pulled_vouches_for_it(machine, port):
     """lmctl refuses to lock such a folder; a lock from elsewhere meets an engine that was not told to trust it."""
     folder, marker = mlx.write(machine.folder / "apple", "From a folder."), machine.home / "marker"
