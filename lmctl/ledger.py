@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmctl.errors import LmctlError, Problem, escape
-from lmctl.ledger_file import failure, newer, open_writable
+from lmctl.ledger_file import failure, full, newer, open_writable
 from lmctl.record import NOTHING, record, replace
 from lmctl.spec import Json, Signature
 
@@ -85,8 +85,8 @@ class Ledger:
                 found = _memory(db)
         except (sqlite3.DatabaseError, ValueError) as error:
             what = f"{escape(str(self.path))} cannot be read: {escape(str(error))}"
-            broken = Problem("E-STATE", what, "apply puts it aside and begins a new one; what runs is not touched")
-            return Memory(problem=problem or broken)
+            mended = "free some space" if full(self.path) else "apply puts it aside and begins a new one"
+            return Memory(problem=problem or Problem("E-STATE", what, f"{mended}; what runs is not touched"))
         return replace(found, problem=problem)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -120,8 +120,11 @@ class Ledger:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        # without a -wal file nobody is writing: `immutable` then keeps sqlite from creating one beside a mere read
-        quiet = not self.path.with_name(self.path.name + "-wal").exists()
+        # without a -wal file, or with the empty one that a full disk leaves, nobody has written: `immutable` then keeps
+        # sqlite from creating one beside a mere read
+        quiet = True
+        with suppress(OSError):
+            quiet = self.path.with_name(self.path.name + "-wal").stat().st_size == 0
         uri = f"file:{_quoted(self.path)}?{'immutable=1' if quiet else 'mode=ro'}"
         db = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
         try:

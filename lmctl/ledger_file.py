@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from lmctl.errors import LmctlError, Problem, escape
-from lmctl.paths import disk_error, make_private
+from lmctl.paths import disk_error, make_private, room
 
 SCHEMA = 2
 SINCE = "0.1.0"  # the first lmctl that knows this schema; an older one names it when it meets the file
@@ -36,8 +36,10 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)
 """
 }
 _SUFFIXES = ("-wal", "-shm")
+_ROOM = 128 << 10  # bytes that one more apply needs: the log, its index, and some pages
 # of sqlite's own codes: somebody keeps it locked, or it may not be written or opened
 _UNUSABLE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+_WITHOUT_ROOM = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}  # a log or an index that cannot be made says so
 
 
 def open_writable(path: Path, patience: float, now: float) -> tuple[sqlite3.Connection, Problem | None]:
@@ -53,7 +55,7 @@ def open_writable(path: Path, patience: float, now: float) -> tuple[sqlite3.Conn
     try:
         return _begun(path, patience), None
     except sqlite3.DatabaseError as error:
-        if not path.is_file() or not _replaceable(error):
+        if not path.is_file() or not _replaceable(error) or full(path):
             raise failure(path, error) from error
         why = str(error)
     try:
@@ -69,8 +71,9 @@ def failure(path: Path, error: sqlite3.Error) -> LmctlError:
     """Return the error that a failed use of a ledger is reported as."""
     shown = f"{escape(str(path))}: {escape(str(error))}"
     code = _primary(error)
-    if code == sqlite3.SQLITE_FULL:
-        return LmctlError("E-SPACE", shown, fix="free some space and run it again")
+    if code == sqlite3.SQLITE_FULL or (code in _WITHOUT_ROOM and full(path)):
+        why = f"the disk is full{room(path, _ROOM if full(path) else None)}"
+        return LmctlError("E-SPACE", f"{escape(str(path))}: {why}", fix="free some space and run it again")
     if code == sqlite3.SQLITE_IOERR:
         return LmctlError("E-IO", shown, fix="check the disk")
     return LmctlError("E-STATE", shown, fix="check the disk and the folder's permissions")
@@ -88,6 +91,15 @@ def newer(db: sqlite3.Connection, path: Path) -> Problem | None:
             return Problem("E-STATE", what, fix="upgrade lmctl; until then nothing is changed here")
     what = f"{escape(str(path))} was written by a newer lmctl (schema {found}, this one knows {SCHEMA})"
     return Problem("E-STATE", what, fix="upgrade lmctl; until then nothing is changed here")
+
+
+def full(path: Path) -> bool:
+    """Return whether there is no room for one more apply beside `path`; then what sqlite says is no sign of damage."""
+    try:
+        held = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return held.f_bavail * held.f_frsize < _ROOM or bool(held.f_files and not held.f_favail)
 
 
 def _primary(error: sqlite3.Error) -> int:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from lmctl.errors import LmctlError, escape
 from lmctl.record import record
+from lmctl.text import human_bytes
 
 _TEMPORARY = re.compile(r"\.(.+)\.([1-9][0-9]{0,9})\.tmp", re.DOTALL)  # the file to be, the pid that writes it
 _LONGEST = 200  # characters of a name that a temporary one repeats
@@ -151,7 +152,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
             raise
         sync_folder(path.parent)
     except OSError as error:
-        raise disk_error(path, error) from error
+        raise disk_error(path, error, len(content)) from error
     remove_left(path.parent, {path.name})
 
 
@@ -237,10 +238,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def disk_error(path: Path, error: OSError) -> LmctlError:
-    """Return the error that a failed write of `path` is reported as."""
+def room(path: Path, needed: int | None) -> str:
+    """Return in words, for the end of a sentence, the bytes that `path` needs and those that are free there."""
+    try:
+        held = os.statvfs(next((part for part in (path, *path.parents) if part.exists()), "/"))
+    except OSError:
+        return ""
+    free = "no file more fits" if held.f_files and not held.f_favail else ""
+    free = free or f"{human_bytes(held.f_bavail * held.f_frsize)} are free"
+    return f"; {human_bytes(needed)} are needed, {free}" if needed else f"; {free}"
+
+
+def disk_error(path: Path, error: OSError, needed: int | None = None) -> LmctlError:
+    """Return the error that a failed write of `path` is reported as; `needed` bytes were still to be written."""
     shown, why = escape(str(path)), os.strerror(error.errno or 0)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        why += room(path, needed) if error.errno == errno.ENOSPC else ""
         return LmctlError("E-SPACE", f"{shown} cannot be written: {why}", fix="free some space and run it again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return LmctlError("E-PERM", f"{shown} cannot be written: {why}", fix="check who owns the folder")

@@ -33,7 +33,7 @@ def begin(session: Session, begun: Case, case: Case, planned: Plan, restores: in
     or E-IO, and nothing is written then.
     """
     now = session.host.now()
-    with session.ledger.writing(now) as ledger:
+    with snapshots.keeping(session.state) as keep, session.ledger.writing(now) as ledger:
         if restores is not None:
             ledger.roll_back(restores, program.named(planned.changes), now)
         else:
@@ -52,7 +52,7 @@ def begin(session: Session, begun: Case, case: Case, planned: Plan, restores: in
         new = Generation(number, now, case.declaration.hash, lock_hash(case), text, "interrupted", restores)
         number = generations.opened(ledger, new)
         lock = lockfile.render(case.lock).encode()
-        snapshots.keep(session.state, number, {**case.declaration.sources, snapshots.LOCK: lock})
+        keep(number, {**case.declaration.sources, snapshots.LOCK: lock})
     return number
 
 

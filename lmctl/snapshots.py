@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from lmctl.errors import LmctlError, escape
@@ -44,6 +45,25 @@ def keep(state: Path, number: int, files: Mapping[str, bytes]) -> None:
         raise disk_error(parent, error) from error
 
 
+@contextmanager
+def keeping(state: Path) -> Iterator[Callable[[int, Mapping[str, bytes]], None]]:
+    """Yield `keep`; what it kept goes again with an exception, for then no ledger knows of it."""
+    import shutil  # as above
+
+    kept: list[int] = []
+
+    def keep_also(number: int, files: Mapping[str, bytes]) -> None:
+        kept.append(number)
+        keep(state, number, files)
+
+    try:
+        yield keep_also
+    except BaseException:
+        for number in kept:
+            shutil.rmtree(state / _FOLDER / str(number), ignore_errors=True)
+        raise
+
+
 def read(state: Path, number: int) -> dict[str, bytes]:
     """Return the files of a snapshot by their path from the declaration's folder.
 
@@ -65,12 +85,18 @@ def read(state: Path, number: int) -> dict[str, bytes]:
 
 
 def _write(parent: Path, number: int, files: Mapping[str, bytes]) -> None:
+    import shutil  # as above
+
     temporary = parent / f".{number}"
-    for name, content in files.items():
-        path = temporary / name
-        make_private(path.parent)
-        write_atomic(path, content)
-    temporary.rename(parent / str(number))
+    try:
+        for name, content in files.items():
+            path = temporary / name
+            make_private(path.parent)
+            write_atomic(path, content)
+        temporary.rename(parent / str(number))
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     sync_folder(parent)
 
 

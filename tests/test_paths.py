@@ -205,7 +205,7 @@ def test_F4_a_full_disk_leaves_the_old_file(tmp_path):
     with own_files(f"mount -t tmpfs -o size=64k none {tmp_path}", tmp_path) as before:
         done = subprocess.run([*before, sys.executable, "-c", code], capture_output=True, text=True)
     file = tmp_path / "file"
-    full = f"error[E-SPACE]: {file} cannot be written: No space left on device"
+    full = f"error[E-SPACE]: {file} cannot be written: No space left on device; 976.6 KiB are needed, 60.0 KiB are free"
     assert done.stdout == f"{full} — free some space and run it again b'old'\nb'new' {file}\n"
 
 

@@ -96,6 +96,20 @@ def test_one_that_lost_its_lock_is_not_gone_back_to(tmp_path):
         snapshots.read(tmp_path, 8)
 
 
+def test_F4_one_that_cannot_be_written_whole_leaves_nothing(tmp_path):
+    with pytest.raises(LmctlError):
+        snapshots.keep(tmp_path, 7, {"a": b"", "a/b": b""})
+    assert kept(tmp_path) == []
+
+
+def test_F4_one_of_which_the_ledger_did_not_hear_goes_again(tmp_path):
+    snapshots.keep(tmp_path, 7, FILES)
+    with pytest.raises(LmctlError), snapshots.keeping(tmp_path) as keep:
+        keep(8, FILES)
+        raise LmctlError("E-SPACE", "no room for the ledger")
+    assert kept(tmp_path) == ["7"]
+
+
 def test_F3_a_disk_that_refuses_is_named(tmp_path):
     (tmp_path / "snapshots").write_text("")
     with pytest.raises(LmctlError) as caught:

@@ -114,7 +114,7 @@ class Partial:
                 count = os.pwrite(self.descriptor, view, position)
                 view, position = view[count:], position + count
         except OSError as error:
-            raise disk_error(self.path, error) from error
+            raise self._refused(error) from error
         with self.changed:
             self.written = merged(self.written, offset, position)
             self.unsaved += len(data)
@@ -130,10 +130,14 @@ class Partial:
         try:
             # not write_atomic: an old journal loses a few bytes, a torn one is not believed; neither needs an fsync
             temporary = self.journal.with_name(f".{self.journal.name}.tmp")
-            temporary.write_bytes(json.dumps(held).encode())
-            temporary.replace(self.journal)
+            try:
+                temporary.write_bytes(json.dumps(held).encode())
+                temporary.replace(self.journal)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
         except OSError as error:
-            raise disk_error(self.path, error) from error
+            raise self._refused(error) from error
         with self.changed:
             self.unsaved -= count
             self.changed.notify_all()
@@ -144,8 +148,11 @@ class Partial:
         try:
             getattr(os, "fdatasync", sync)(self.descriptor)  # macOS has no fdatasync
         except OSError as error:
-            raise disk_error(self.path, error) from error
+            raise self._refused(error) from error
         self.flushed = ranges
+
+    def _refused(self, error: OSError) -> LmctlError:
+        return disk_error(self.path, error, sum(end - start for start, end in gaps(self.written, self.size)))
 
     def frontier(self, position: int) -> int:
         """Return the end of the written bytes that follow `position` without a gap; call it holding `changed`."""

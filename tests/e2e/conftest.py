@@ -59,6 +59,7 @@ class Machine:
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)  # all that lmctl printed
+    before: list[str] = field(default_factory=list)  # what stands before a command: another user's, other mounts
 
     def env(self) -> dict[str, str]:
         base = {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TMPDIR": str(self.home)}
@@ -68,7 +69,7 @@ class Machine:
         """Start lmctl and return the running process."""
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = Heard(
-            [sys.executable, "-m", "lmctl", *words],
+            [*self.before, sys.executable, "-m", "lmctl", *words],
             **{"cwd": self.folder, "env": self.env(), "text": True, **streams, **how},
         )
         process.said = self.said
