@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -23,16 +23,16 @@ Engines = Mapping[int, tuple[str, str]]
 _PARTS = (configparser.Error, json.JSONDecodeError, tomllib.TOMLDecodeError, sqlite3.Error, AssertionError, ValueError)
 
 
-def torn(scene: Scene) -> list[str]:
-    """Return the files that are neither old nor new, but something between."""
+def torn(home: Path, but: Collection[Path] = ()) -> list[str]:
+    """Return the files that are neither old nor new, but something between; `but` are those that somebody spoiled."""
     found = []
-    for file in _files(scene.home):
-        check = _check(file, scene.home)
+    for file in _files(home):
+        check = _check(file, home)
         try:
-            if check is not None:
+            if check is not None and file not in but:
                 check(file)
         except _PARTS as error:
-            found.append(f"torn: {file.relative_to(scene.home)}: {error}")
+            found.append(f"torn: {file.relative_to(home)}: {error}")
     return found
 
 
@@ -112,7 +112,7 @@ def unsettled(scene: Scene, between: Engines) -> list[str]:
     rows = scene.machine.profiles()
     found += [f"{row['state']}: {name}" for name, row in rows.items() if row["state"] != "healthy"]
     found += [f"not running: {name}" for name in {"mine", "hub", "keep"} - set(hashes)]
-    found += [f"left over: {path.relative_to(scene.home)}" for path in _left(scene.home)]
+    found += [f"left over: {path.relative_to(scene.home)}" for path in left(scene.home)]
     if scene.machine.run("plan", "--detailed-exitcode", code=None).code != 0:
         found.append("the next plan is not empty")
     return found
@@ -123,9 +123,15 @@ def hashes_of(engines: Engines) -> list[str]:
     return [name for name, _ in engines.values()]
 
 
-def _left(home: Path) -> Iterator[Path]:
+def left(home: Path) -> Iterator[Path]:
+    """Yield what a run that was killed left half done below a home."""
     for folder, _, names in os.walk(home):
         inside = Path(folder)
         for name in names:
-            if (name.startswith(".") and name.endswith(".tmp")) or inside.name in ("partial", "quarantine"):
+            if temporary(name) or inside.name in ("partial", "quarantine"):
                 yield inside / name
+
+
+def temporary(name: str) -> bool:
+    """Return whether a file of this name is one that lmctl writes before it gets its own."""
+    return name.startswith(".") and name.endswith(".tmp")

@@ -57,11 +57,11 @@ def strike(name: str, fault: str, point: Point, folder: Path, hub: Hub, ports: l
             struck.wrong.append(f"ended with {code}: {text[-300:]}")
         if fault != "kill" and (code not in {0, *_REFUSED} or "Traceback" in text or "E-BUG" in text):
             struck.wrong.append(f"ended with {code}: {text[-300:]}")
-        struck.wrong += judge.torn(made) + judge.died(before, made)
+        struck.wrong += judge.torn(made.home) + judge.died(before, made)
         between = made.engines()
         again = subprocess.run(made.argv, **made.where, capture_output=True, text=True, timeout=120)
         if again.returncode != 0:
             struck.wrong.append(f"the next apply ended with {again.returncode}: {again.stderr[-300:]}")
-        struck.wrong += judge.torn(made) + judge.died(before, made) + judge.unsettled(made, between)
+        struck.wrong += judge.torn(made.home) + judge.died(before, made) + judge.unsettled(made, between)
     shutil.rmtree(folder)
     return struck
