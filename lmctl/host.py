@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -208,12 +208,14 @@ class Processes(Protocol):
 
     def listener(self, port: int) -> Listener | None: ...
 
-    # True when `pid` is `root` or one of its descendants
-    def descends(self, pid: int, root: int) -> bool: ...
+    # which of `roots` a process is or descends from, the nearest one; None when it is none of theirs, or ended
+    def root(self, pid: int, roots: Collection[int]) -> int | None: ...
 
-    def memory(self, pid: int) -> int | None: ...  # resident bytes of the process and its descendants
+    # resident bytes of each process with its descendants, but for those that ended
+    def memory(self, roots: Collection[int]) -> Mapping[int, int]: ...
 
-    def holders(self, path: Path) -> tuple[int, ...]: ...  # processes that have the file open or mapped
+    # processes that have a file open or mapped, by file; all files at once, because it means looking at every process
+    def holders(self, paths: Iterable[Path]) -> Mapping[Path, tuple[int, ...]]: ...
 
     def probe(self, listen: str, probe: Probe, root: int | None) -> Health: ...
 

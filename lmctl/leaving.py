@@ -72,10 +72,9 @@ def _unit(session: Session) -> Unit | None:
 
 def _let_go(leave: Leave, ending: frozenset[int]) -> Leave:
     """Return the same with nothing in use by programs that leave, too: those of the others among them."""
-    world, descends = leave.case.world, leave.session.host.processes.descends
+    world, processes = leave.case.world, leave.session.host.processes
     held = {
-        path: tuple(pid for pid in pids if not any(descends(pid, root) for root in ending))
-        for path, pids in world.held.items()
+        path: tuple(pid for pid in pids if processes.root(pid, ending) is None) for path, pids in world.held.items()
     }
     return replace(leave, case=replace(leave.case, world=replace(world, held=held)))
 

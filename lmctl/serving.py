@@ -100,7 +100,7 @@ def _taken(want: Desired, case: Case, run: Run, leaving: frozenset[int]) -> Lmct
         return None
     process = case.world.daemon.processes.get(want.spec.id)
     ours = {*leaving, *([process.pid] if process and process.pid else [])}
-    if listener.pid and any(run.host.processes.descends(listener.pid, pid) for pid in ours):
+    if listener.pid and run.host.processes.root(listener.pid, ours) is not None:
         return None
     who = f"pid {listener.pid} ({escape(listener.command, 60)})" if listener.pid else "another user's process"
     if listener.pid in case.world.daemon.orphans.values():

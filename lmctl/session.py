@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lmctl import adhoc, lockfile, neighbours
 from lmctl.backend import Engine
 from lmctl.errors import LmctlError, escape
-from lmctl.host import Found, Host, Processes
+from lmctl.host import Found, Host
 from lmctl.ledger import Ledger, Memory, Owned
 from lmctl.paths import Folders, make_private, read_regular, remove_left, write_atomic
 from lmctl.record import record, replace
@@ -161,22 +161,29 @@ class Session:
         world = replace(case.world, references=References(others), served=_served(case), outside=outside)
         case = replace(case, world=world)
         candidates = [row.path for row, why in content.verdicts(case) if why is None]
-        store, ending = self.host.store, program.ending(case)
-        users = {path: self._users(Path(path), ending) for path in candidates}
+        store = self.host.store
+        users = self._users(candidates, program.ending(case))
         held, let_go = ({path: found[n] for path, found in users.items()} for n in (0, 1))
         linked = frozenset(path for path in candidates if {*store.links(Path(path))} - {*content.own_links(case, path)})
         shared = frozenset(path for path in candidates if store.shared(Path(path)))
         return replace(case, world=replace(case.world, held=held, let_go=let_go, linked=linked, shared=shared))
 
-    def _users(self, path: Path, ending: Mapping[int, str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Return who has a file open, but for the programs that this run removes first, and these programs.
+    def _users(
+        self, paths: Sequence[str], ending: Mapping[int, str]
+    ) -> Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Return who has each file open, but for the programs that this run removes first, and these programs.
 
         Pruning comes last and looks once more: by then they have let go, or their removal failed.
         """
-        processes = self.host.processes
-        found = {pid: _root(pid, ending, processes) for pid in processes.holders(path)}
-        stay = tuple(pid for pid, root in found.items() if root is None)
-        return stay, tuple(sorted({ending[root] for root in found.values() if root is not None}))
+        held = self.host.processes.holders(map(Path, paths))
+        roots = {pid: self.host.processes.root(pid, ending) for pid in {pid for pids in held.values() for pid in pids}}
+        return {
+            path: (
+                tuple(pid for pid in held[Path(path)] if roots[pid] is None),
+                tuple(sorted({ending[root] for pid in held[Path(path)] if (root := roots[pid]) is not None})),
+            )
+            for path in paths
+        }
 
     def _engines(self, hardware: Hardware, scope: Scope) -> Mapping[str, Engine | LmctlError | None]:
         found: dict[str, Engine | LmctlError | None] = {}
@@ -238,10 +245,6 @@ def _recorded_folder(record: Path) -> str:
     except ValueError as error:
         what = f"{escape(str(record))} is broken"
         raise LmctlError("E-STATE", what, fix="remove it and apply again") from error
-
-
-def _root(pid: int, roots: Iterable[int], processes: Processes) -> int | None:
-    return next((root for root in roots if processes.descends(pid, root)), None)
 
 
 def _known(owned: Iterable[Owned]) -> Mapping[str, Path]:

@@ -79,7 +79,8 @@ def carry(tmp_path):
                 raise check
 
         supervisor = Supervisor(tmp_path, *(states or (RUNNING,)))
-        processes = SimpleNamespace(probe=probe, listener=lambda port: listener, descends=lambda pid, root: pid == root)
+        root = lambda pid, roots: pid if pid in roots else None  # noqa: E731
+        processes = SimpleNamespace(probe=probe, listener=lambda port: listener, root=root)
         host = SimpleNamespace(
             supervisor=supervisor, processes=processes, engines=SimpleNamespace(check=checked), now=lambda: 1.0
         )

@@ -34,7 +34,7 @@ def make(tmp_path, home):
             store=store,
             supervisor=SimpleNamespace(observe=lambda: Daemon(None, {}, {})),
             engines=SimpleNamespace(find=lambda backend: None),
-            processes=SimpleNamespace(holders=lambda path: ()),
+            processes=SimpleNamespace(holders=lambda paths: dict.fromkeys(paths, ())),
             hardware=LINUX,
             now=lambda: 100.0,
         )

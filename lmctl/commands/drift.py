@@ -111,7 +111,7 @@ def _stranger(listen: str, case: Case, current: Session) -> str | None:
         return None
     ours = {*daemon.orphans.values(), *daemon.unseen.values()}
     ours |= {process.pid for process in daemon.processes.values() if process.pid}
-    if listener.pid and any(processes.descends(listener.pid, pid) for pid in ours):
+    if listener.pid and processes.root(listener.pid, ours) is not None:
         return None
     return escape(listener.command, 60) if listener.pid else "another user's process"
 

@@ -14,7 +14,7 @@ from lmctl.command import Context
 from lmctl.errors import DONE, UNHEALTHY
 from lmctl.logtail import last_words
 from lmctl.reconcile import make_plan
-from lmctl.record import fields, record
+from lmctl.record import fields, record, replace
 from lmctl.resource import Case, Scope
 from lmctl.resources import program, weights
 from lmctl.result import Result
@@ -87,6 +87,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     with ThreadPoolExecutor(max_workers=16) as pool:
         tries = [pool.submit(_row, name, view) for name in _names(case) if names is None or name in names]
         rows = [each.result() for each in tries]
+    memory = current.host.processes.memory({row.pid for row in rows if row.pid is not None})
+    rows = [replace(row, memory=memory.get(row.pid or 0)) for row in rows]
     data: dict[str, Json] = {
         "name": case.declaration.name,
         "supervisord": case.world.daemon.pid,
@@ -167,7 +169,7 @@ def _row(name: str, view: View) -> Row:
         size=sum(artifact.size for artifact in artifacts) if artifacts else None,
         pid=now.pid,
         uptime=max(0.0, case.world.now - started) if started else None,
-        memory=host.processes.memory(now.pid) if now.pid else None,
+        memory=None,  # of all programs at once, by `run`
         url=f"http://{spec.listen if spec else view.listens[name]}",
         drift=view.drifts.get(name, "-"),
         why=now.why + (f" ({ending})" if ending else ""),

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -78,23 +78,44 @@ def shares_files(pid: int) -> bool:
         return False
 
 
-def members(group: int, session: int) -> list[int]:
-    """Return the pids of a process group within its session."""
-    return [found.pid for found in every() if found.group == group and found.session == session]
+def members(groups: Collection[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """Return the pids of process groups, each named with its session, but for those that are empty."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for each in every() if groups else ():
+        if (each.group, each.session) in groups:
+            found.setdefault((each.group, each.session), []).append(each.pid)
+    return found
 
 
 def tree(root: int) -> list[int]:
     """Return `root` and its descendants, those that live."""
+    return trees([root])[root]
+
+
+def trees(roots: Iterable[int]) -> dict[int, list[int]]:
+    """Return the same for each of `roots`; looks at every process once."""
     children: dict[int, list[int]] = {}
     alive = set()
     for found in every():
         children.setdefault(found.parent, []).append(found.pid)
         alive.add(found.pid)
-    pending, seen = [root] if root in alive else [], []
+    return {root: _below(root, children) if root in alive else [] for root in roots}
+
+
+def _below(root: int, children: Mapping[int, list[int]]) -> list[int]:
+    pending, seen = [root], []
     while pending:
         seen.append(pending.pop())
         pending.extend(pid for pid in children.get(seen[-1], []) if pid not in seen)
     return seen
+
+
+def lineage(pid: int) -> Iterator[int]:
+    """Yield a process, if it lives, and those above it, nearest first."""
+    found = stat(pid)
+    while found is not None:
+        yield found.pid
+        found = stat(found.parent) if found.parent else None
 
 
 def resident(pid: int) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lmctl import launch
@@ -79,21 +79,28 @@ class LocalSupervisor:
         before = {info["name"]: info for info in self._everything()[1]}
         leaving = {*removed, *(replace & before.keys())}
         problems = self._stop_all(leaving)
-        problems += _each(leaving - _failed(problems), self._remove)
+        problems += self._remove(leaving - _failed(problems))
         coming = (replace & named | added) - _failed(problems)
-        problems += _each(coming, lambda name: self._add(name, keep_hold=name not in replace))
+        for name in coming:
+            self._files.begin_series(name, keep_hold=name not in replace)
+        problems += self._client.tell_each("addProcessGroup", coming, fine=(supervisor_rpc.ALREADY_ADDED,))
         self._files.sweep(_failed(problems))
         if problems:
             ran = {name for name in coming - _failed(problems) if name in before and before[name]["pid"]}
-            problems += _each(ran, self._run)
+            problems += self._run(ran)
             raise LmctlError.of(problems)
         return None
 
-    def start(self, program: str) -> None:
-        """Start a program that the daemon knows, once one that is stopping has ended. Raises E-SUPERVISOR."""
-        self.release(program)
-        supervisor_daemon.wait(lambda: not self._is_stopping(program), self._patience(program) + _TOO_LATE)
-        self._run(program)
+    def start(self, *programs: str) -> None:
+        """Start programs that the daemon knows, once those that are stopping have ended.
+
+        One that cannot be started keeps no other from it. Raises E-SUPERVISOR with all of these.
+        """
+        for name in programs:
+            self.release(name)
+        supervisor_daemon.wait(lambda: not self._are_stopping(programs), self._patience(*programs) + _TOO_LATE)
+        if problems := self._run(programs):
+            raise LmctlError.of(problems)
 
     def stop(self, program: str) -> None:
         """Stop a program and everything in its process group, also one whose daemon is gone. Raises E-SUPERVISOR."""
@@ -193,28 +200,28 @@ class LocalSupervisor:
         for name in named:
             self._files.begin_series(name, keep_hold=True)
         supervisor_daemon.start(self._folder, self._environ)
-        if not supervisor_daemon.wait(self._ready, 10.0):
+        if not supervisor_daemon.wait(self._up, 10.0) and not self._ready():
             raise failure("supervisord was started, but does not answer", fix=supervisor_daemon.see(self._folder))
         self._files.sweep(())
 
-    def _is_stopping(self, name: str) -> bool:
-        (info,) = self._client.programs([name])
-        return info is not None and info["statename"] == "STOPPING"
-
-    def _remove(self, name: str) -> None:
-        fine = (supervisor_rpc.BAD_NAME,)
+    def _up(self) -> bool:
+        """Return whether a daemon that was just started answers: first it starts what starts by itself."""
         try:
-            self._client.tell("removeProcessGroup", name, fine=fine)
-        except LmctlError:  # started again in the meantime: once more
-            self._stop_all([name])
-            self._client.tell("removeProcessGroup", name, fine=fine)
+            return self._ready()
+        except LmctlError:
+            return False
 
-    def _add(self, name: str, *, keep_hold: bool) -> None:
-        self._files.begin_series(name, keep_hold=keep_hold)
-        self._client.tell("addProcessGroup", name, fine=(supervisor_rpc.ALREADY_ADDED,))
+    def _are_stopping(self, names: Sequence[str]) -> bool:
+        return any(info is not None and info["statename"] == "STOPPING" for info in self._client.programs(names))
 
-    def _run(self, name: str) -> None:
-        self._client.tell("startProcess", name, False, fine=(supervisor_rpc.ALREADY_STARTED,))
+    def _remove(self, names: Iterable[str]) -> list[Problem]:
+        fine = (supervisor_rpc.BAD_NAME,)
+        again = _failed(self._client.tell_each("removeProcessGroup", names, fine=fine))
+        self._stop_all(again)  # started again in the meantime: once more
+        return self._client.tell_each("removeProcessGroup", again, fine=fine)
+
+    def _run(self, names: Iterable[str]) -> list[Problem]:
+        return self._client.tell_each("startProcess", names, False, fine=(supervisor_rpc.ALREADY_STARTED,))
 
     def _stop_all(self, names: Iterable[str]) -> list[Problem]:
         """Stop programs side by side until their groups are empty; return what could not be stopped, by program."""
@@ -227,17 +234,19 @@ class LocalSupervisor:
             for name, info in infos.items():
                 if info and (group := Group.of(info["pid"])):
                     groups[name].add(group)
-                if over[name] > _LATE:  # the daemon counts an older, longer time, or does nothing
-                    supervisor_daemon.end_groups(groups[name])
-                if info and info["statename"] in _STOPPABLE:
-                    fine = (supervisor_rpc.NOT_RUNNING, supervisor_rpc.BAD_NAME)
-                    self._client.tell("stopProcess", name, False, fine=fine)
+            # the daemon counts an older, longer time, or does nothing
+            supervisor_daemon.end_groups(group for name in pending if over[name] > _LATE for group in groups[name])
+            stoppable = [name for name, info in infos.items() if info and info["statename"] in _STOPPABLE]
+            fine = (supervisor_rpc.NOT_RUNNING, supervisor_rpc.BAD_NAME)
+            if refused := self._client.tell_each("stopProcess", stoppable, False, fine=fine):
+                raise LmctlError.of(refused)
             pending = [name for name in pending if not _ended(infos[name]) and over[name] < _TOO_LATE]
             time.sleep(0.03 if pending else 0.0)
-        left = {name: supervisor_daemon.end_groups(groups[name]) for name in patience}
+        left = supervisor_daemon.end_groups(group for found in groups.values() for group in found)
+        stay = {name: left[group][0] for name, found in groups.items() for group in found if group in left}
         text = "process {} does not end, not even when killed"
-        stay = [Problem("E-SUPERVISOR", text.format(some[0]), change=name) for name, some in left.items() if some]
-        return stay + self._escaped(name for name, some in left.items() if not some)
+        problems = [Problem("E-SUPERVISOR", text.format(pid), change=name) for name, pid in stay.items()]
+        return problems + self._escaped(name for name in patience if name not in stay)
 
     def _escaped(self, names: Iterable[str]) -> list[Problem]:
         found = (supervisor_left.escaped(self._files, name) for name in names)
@@ -246,28 +255,15 @@ class LocalSupervisor:
     def _end_orphans(self, groups: Mapping[str, Group], *, grace: bool = True) -> None:
         """End programs that outlived a daemon: they hold their ports, and nobody restarts them.
 
-        Without `grace` they had their time to stop already.
+        Without `grace` they had their time to stop already; with it each has the longest that one of them has.
         """
-        for name, group in groups.items():
-            if left := supervisor_daemon.end_groups([group], self._patience(name) if grace else 0.0):
-                raise failure(f"process {left[0]} of an earlier supervisord does not end", fix="end it by hand")
+        left = supervisor_daemon.end_groups(groups.values(), self._patience(*groups) if grace else 0.0)
+        for numbers in left.values():
+            raise failure(f"process {numbers[0]} of an earlier supervisord does not end", fix="end it by hand")
 
 
 def _failed(problems: Iterable[Problem]) -> set[str]:
     return {problem.change for problem in problems if problem.change}
-
-
-def _each(names: Iterable[str], act: Callable[[str], None]) -> list[Problem]:
-    """Do the same to every program; return what the daemon refused, by program. Raises all other errors at once."""
-    problems: list[Problem] = []
-    for name in sorted(names):
-        try:
-            act(name)
-        except LmctlError as error:
-            if not isinstance(error.__cause__, Fault):
-                raise
-            problems += [copy(problem, change=name) for problem in error.problems]
-    return problems
 
 
 def _ended(info: Info | None) -> bool:

@@ -221,20 +221,31 @@ class Group:
         return cls(leader, found.session) if found and found.group == leader else None
 
 
-def end_groups(groups: Iterable[Group], timeout: float = 0.0) -> list[int]:
-    """End process groups: SIGTERM when there is a `timeout`, then SIGKILL; return the pids that outlive even that."""
-    return [left for group in groups for left in _end_group(group, timeout)]
+def end_groups(groups: Iterable[Group], timeout: float = 0.0) -> dict[Group, list[int]]:
+    """End process groups side by side: SIGTERM when there is a `timeout`, then SIGKILL; return who outlives even that.
 
-
-def _end_group(group: Group, timeout: float) -> list[int]:
+    `timeout` in seconds is for all of them together.
+    """
+    left = _members(groups)
     for sign, seconds in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5.0)):
-        if not pids.members(group.id, group.session):
-            return []
-        if seconds:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group.id, sign)
-            wait(lambda: not pids.members(group.id, group.session), seconds)
-    return pids.members(group.id, group.session)
+        if left and seconds:
+            for group in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group.id, sign)
+            left = _empty(left, seconds)
+    return left
+
+
+def _empty(groups: Iterable[Group], seconds: float) -> dict[Group, list[int]]:
+    """Wait until process groups are empty; return those that are not after `seconds`."""
+    wait(lambda: not _members(groups), seconds)
+    return _members(groups)
+
+
+def _members(groups: Iterable[Group]) -> dict[Group, list[int]]:
+    """Return the pids of each process group that is not empty; looks at every process once."""
+    named = {(group.id, group.session): group for group in groups}
+    return {named[key]: found for key, found in pids.members(named.keys()).items()}
 
 
 def orphan(records: list[launch.Record]) -> int | None:

@@ -48,5 +48,5 @@ def end(folder: Path) -> None:
     for number in lost(folder):
         supervisor_daemon.end(number, _PATIENCE)
         groups = {Group(each.group, each.session) for each in pids.every() if each.session == number}
-        if left := supervisor_daemon.end_groups(groups, _REST):
+        for left in supervisor_daemon.end_groups(groups, _REST).values():
             raise failure(f"process {left[0]} of a lost supervisord does not end", fix="end it by hand")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lmctl.errors import LmctlError, escape
+from lmctl.errors import LmctlError, Problem, escape
 from lmctl.hosts import xmlrpc
 from lmctl.hosts.xmlrpc import Fault
+from lmctl.record import replace
 from lmctl.trace import asking
 
 _ANSWER_LIMIT: Final = 64 << 20  # bytes; 1,000 programs take about 1 MB
+_AT_ONCE: Final = 8  # programs of one order: a daemon that starts programs answers nobody meanwhile
 
 SHUTDOWN_STATE: Final = 6
 BAD_NAME: Final = 10
@@ -152,7 +154,30 @@ class Client:
                 return None
             raise failure(why(fault)) from fault
         except NotThere:
-            raise failure("supervisord does not run", fix="run `lmctl apply`") from None
+            raise _gone() from None
+
+    def tell_each(
+        self, method: str, names: Iterable[str], *params: object, fine: Collection[int] = ()
+    ) -> list[Problem]:
+        """Give an order about each of several programs; return what the daemon refused, by program. Raises as `tell`.
+
+        A few go together, because each question costs the daemon a look at all of its programs.
+        """
+        problems: list[Problem] = []
+        pending = sorted(names)
+        for some in (pending[at : at + _AT_ONCE] for at in range(0, len(pending), _AT_ONCE)):
+            try:
+                answers = self._rpc.many(*((method, name, *params) for name in some))
+            except NotThere:
+                raise _gone() from None
+            faults = ((name, answer) for name, answer in zip(some, answers, strict=True) if isinstance(answer, Fault))
+            refused = ((name, failure(why(fault))) for name, fault in faults if fault.faultCode not in fine)
+            problems += [replace(problem, change=name) for name, error in refused for problem in error.problems]
+        return problems
+
+
+def _gone() -> LmctlError:
+    return failure("supervisord does not run", fix="run `lmctl apply`")
 
 
 def _shown(method: str, params: tuple[Any, ...]) -> str:

@@ -16,6 +16,7 @@ from lmctl.text import human_bytes, human_time
 NAME = "content"
 STAGE: Stage = "prune"
 _PARTIAL = "partial"
+_AT_ONCE = 32  # files that are removed after one look at who uses them
 _RESUMABLE = "a download that is declared goes on with it"
 
 
@@ -135,22 +136,29 @@ def refuse_large(case: Case) -> None:
 
 def apply(changes: tuple[Change, ...], case: Case, run: Run) -> Iterable[Outcome]:
     """Remove files one by one, each looked at once more; a failed one stays in the ledger."""
-    for change in changes:
+    for change, holders in _looked_at(changes, run):
         try:
-            _remove(change, case, run)
+            _remove(change, holders, case, run)
         except LmctlError as error:
             yield Outcome(change, error)
         else:
             yield Outcome(change)
 
 
-def _remove(change: Change, case: Case, run: Run) -> None:
+def _looked_at(changes: tuple[Change, ...], run: Run) -> Iterable[tuple[Change, tuple[int, ...]]]:
+    """Yield each change with who uses its file: asked for a few at a time, it means looking at every process."""
+    for some in (changes[at : at + _AT_ONCE] for at in range(0, len(changes), _AT_ONCE)):
+        paths = [Path(change.address.partition(":")[2]) for change in some]
+        holders = run.host.processes.holders(paths)
+        yield from ((change, holders[path]) for change, path in zip(some, paths, strict=True))
+
+
+def _remove(change: Change, holders: tuple[int, ...], case: Case, run: Run) -> None:
     kind, _, path = change.address.partition(":")
     if kind == _PARTIAL:
         run.host.store.remove_partial(Path(path))
         return
     row = case.world.owned[path]
-    holders = run.host.processes.holders(Path(path))
     if holders:
         what = f"{path} is in use by pid {', '.join(map(str, holders))}"
         raise LmctlError("E-PRUNE", what, fix="stop what uses it, then prune again")

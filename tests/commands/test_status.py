@@ -35,7 +35,9 @@ def show(tmp_path, home):
             store=SimpleNamespace(signature=lambda path: None, partials=lambda: (), locate=lambda *_: ()),
             supervisor=supervisor,
             engines=SimpleNamespace(find=lambda backend: None),
-            processes=SimpleNamespace(probe=lambda *_: health or Health("healthy"), memory=lambda pid: 1 << 20),
+            processes=SimpleNamespace(
+                probe=lambda *_: health or Health("healthy"), memory=lambda pids: dict.fromkeys(pids, 1 << 20)
+            ),
             hardware=LINUX,
             now=lambda: 1000.0,
         )

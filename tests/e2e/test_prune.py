@@ -218,7 +218,7 @@ def test_what_a_removed_profile_served_goes_in_the_run_that_stops_it(machine, hu
     machine.declare(here + profile("hub", model=REPO, quant="Q4_K_M", port=(gone := port())))
     machine.run("apply")
     (blob,) = blobs(machine.home)
-    assert LocalProcesses().holders(blob), "the engine has it open: this is what the test is about"
+    assert LocalProcesses().holders([blob])[blob], "the engine has it open: this is what the test is about"
     machine.declare(here)
     assert kept(machine, "--now") == ["a program's command names it"], "pruning alone stops nothing"
     planned = machine.run("apply", "--prune", "--dry-run", "--json").data

@@ -91,13 +91,12 @@ def test_descendants_and_their_memory(way: str) -> None:
     with engine("--mode", "fork_grandchild") as (pid, _):
         until(lambda: len(pids.tree(pid)) == 2)
         child = next(member for member in pids.tree(pid) if member != pid)
-        assert PROCESSES.descends(pid, pid) and PROCESSES.descends(child, pid)
-        assert PROCESSES.descends(pid, os.getpid())
-        assert not PROCESSES.descends(pid, child)
-        both, one = PROCESSES.memory(pid), PROCESSES.memory(child)
-        assert both and one and both > one > 1 << 20
-    assert (PROCESSES.memory(pid), PROCESSES.descends(pid, pid)) == (None, False)
-    assert PROCESSES.memory(NO_SUCH_PID) is None
+        assert PROCESSES.root(pid, [os.getpid(), pid]) == PROCESSES.root(child, [pid]) == pid
+        assert PROCESSES.root(pid, {os.getpid(), child}) == os.getpid()
+        assert PROCESSES.root(pid, {child}) is None
+        memory = PROCESSES.memory([pid, child, NO_SUCH_PID])
+        assert memory[pid] > memory[child] > 1 << 20 and NO_SUCH_PID not in memory
+    assert (PROCESSES.memory([pid]), PROCESSES.root(pid, [pid])) == ({}, None)
 
 
 _HOLD = "import sys, mmap, time; f = open(sys.argv[1], 'rb'); {}; print('held', flush=True); time.sleep(600)"
@@ -117,12 +116,16 @@ def test_F60_who_has_a_file_open_or_mapped(way: str, tmp_path: Path, how: str) -
     with subprocess.Popen([sys.executable, "-c", _HOLD.format(how), str(link)], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout and process.stdout.readline() == b"held\n"
-            assert PROCESSES.holders(path) == PROCESSES.holders(link) == (process.pid,)
+            other = tmp_path / "other"
+            other.write_bytes(b"x")
+            held = (process.pid,)
+            assert PROCESSES.holders([path, other, link]) == {path: held, other: (), link: held}
         finally:
             process.kill()
     with path.open("rb"):
-        assert PROCESSES.holders(path) == (), "lmctl itself does not count"
-    assert PROCESSES.holders(tmp_path / "missing") == ()
+        assert PROCESSES.holders([path]) == {path: ()}, "lmctl itself does not count"
+    missing = tmp_path / "missing"
+    assert PROCESSES.holders([missing]) == {missing: ()}
 
 
 def test_a_right_program_that_answers_is_healthy(way: str) -> None:
@@ -267,7 +270,7 @@ def test_a_probe_needs_no_psutil() -> None:
     code = (
         "import os, sys; from lmctl.hosts.processes import LocalProcesses; from lmctl.spec import Probe;"
         "p = LocalProcesses(); print(p.probe('127.0.0.1:' + sys.argv[1], Probe(), int(sys.argv[2])).state,"
-        " p.memory(os.getpid()) > 0, 'psutil' in sys.modules)"
+        " p.memory([os.getpid()])[os.getpid()] > 0, 'psutil' in sys.modules)"
     )
     with engine() as (pid, port):
         done = subprocess.run(

@@ -196,7 +196,7 @@ def test_F75_a_program_that_exits_with_0_counts_like_any_other(stack: Supervised
 def test_stop_leaves_nobody_in_the_process_group(stack: Supervised, mode: str) -> None:
     stack.up(stack.spec("code", "0", "--mode", mode, stop=1.0))
     pid, port = stack.pid("code"), stack.port("code")
-    assert pids.members(pid, os.getsid(pid))
+    assert pids.members([(pid, os.getsid(pid))])
     stack.supervisor.stop(program_id("code"))
     assert [found.pid for found in pids.every() if found.group == pid] == []
     with socket.socket() as again:
