@@ -45,7 +45,7 @@ def of(name: str, case: Case, ask: Ask) -> Condition:
     if pid is not None and spec is not None:
         return _running(name, case, pid, ask)
     if name in (case.world.memory.holds or {}) or program in daemon.held:
-        return Condition("held")
+        return Condition("held", "its trust was revoked" if program in daemon.untrusted else "")
     if crashed(process):
         return Condition("crash-loop", "it crashed again and again")
     if process is not None and process.state in {"EXITED", "BACKOFF"}:

@@ -196,8 +196,13 @@ def _runs(case: Case, profile: Profile) -> bool:
 
 
 def held(case: Case, profile: Profile) -> bool:
-    """Whether a person stopped it and nobody names it now; the launcher knows even where the ledger is lost."""
-    noted = profile.name in (case.world.memory.holds or {}) or program_id(profile.name) in case.world.daemon.held
+    """Whether a person stopped it and nobody names it now; the launcher knows even where the ledger is lost.
+
+    A hold for want of trust is none here: what is planned for has been trusted since.
+    """
+    daemon = case.world.daemon
+    stopped = program_id(profile.name) in daemon.held - daemon.untrusted
+    noted = stopped or profile.name in (case.world.memory.holds or {})
     return noted and not case.scope.named(profile.name)
 
 

@@ -156,6 +156,7 @@ class Daemon:
     edited: tuple[str, ...] = ()  # sections and files that are not as lmctl would write them now
     problem: str = ""  # why a daemon that is there cannot be asked
     held: frozenset[str] = frozenset()  # programs that the launcher refuses to start
+    untrusted: frozenset[str] = frozenset()  # those of `held` whose trust was revoked, and which nobody stopped
     orphans: Mapping[str, int] = NOTHING  # pids of programs that outlived a killed daemon
     lost: tuple[int, ...] = ()  # pids of daemons whose state folder was deleted while they ran
     unseen: Mapping[str, int] = NOTHING  # pids of programs whose daemon lives and cannot be asked
@@ -185,7 +186,8 @@ class Supervisor(Protocol):
     # stops every program and the daemon, also programs that outlived a daemon, and daemons that lost their folder
     def shutdown(self) -> None: ...
 
-    def hold(self, program: str) -> None: ...  # the launcher refuses to start it
+    # the launcher refuses to start it; `untrusted`: until an apply, which takes trust, not until a person starts it
+    def hold(self, program: str, *, untrusted: bool = False) -> None: ...
 
     def release(self, program: str) -> None: ...  # a deliberate start: lifts the hold, clears the count of starts
 

@@ -21,7 +21,8 @@ _FILE_LIMIT, _LOG_LIMIT = 1 << 20, 1 << 16
 _INHERITED = frozenset(["HOME", "USER", "PATH", "LANG", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES"])
 _INHERITED_PREFIXES = ("LC_", "SSL_CERT_", "HIP_", "ROCR_")
 
-Record = Mapping[str, object]  # {"at", "pid", "hash", "oom"} of a start, {"hold"} or {"clear"}
+Record = Mapping[str, object]  # {"at", "pid", "hash", "oom"} of a start, {"hold": True or UNTRUSTED} or {"clear"}
+UNTRUSTED = "untrusted"  # why a program is held that nobody stopped
 
 
 def clock() -> float:
@@ -88,7 +89,23 @@ def render(records: Iterable[Record]) -> bytes:
 
 def held(records: Sequence[Record]) -> bool:
     """Return whether the program was told not to start."""
-    return any("hold" in record for record in _since_clear(records))
+    return bool(_holds(records))
+
+
+def untrusted(records: Sequence[Record]) -> bool:
+    """Return whether it was told so for want of trust alone."""
+    reasons = [record["hold"] for record in _holds(records)]
+    return bool(reasons) and all(reason == UNTRUSTED for reason in reasons)
+
+
+def with_hold(records: Sequence[Record], reason: bool | str = True) -> list[Record]:
+    """Return the records with one more reason not to start the program; a reason that is there already is enough."""
+    known = any(record["hold"] == reason for record in _holds(records))
+    return [*records] if known else [*records, {"hold": reason}]
+
+
+def _holds(records: Sequence[Record]) -> list[Record]:
+    return [record for record in _since_clear(records) if "hold" in record]
 
 
 def count(records: Sequence[Record], now: float) -> int:
@@ -106,7 +123,7 @@ def cleared(records: Sequence[Record], *, keep_hold: bool = False) -> list[Recor
     """Return the records of a series that begins anew; which start was the last stays known, but is not counted."""
     last = last_start(records)
     kept: list[Record] = [last] if last else []
-    return [*kept, {"clear": True}, *([{"hold": True}] if keep_hold and held(records) else [])]
+    return [*kept, {"clear": True}, *(_holds(records) if keep_hold else [])]
 
 
 def pause(n: int) -> float:
@@ -117,7 +134,8 @@ def pause(n: int) -> float:
 def verdict(records: Sequence[Record], now: float) -> int | str:
     """Return the number of this start in its series, or why it is refused; `now` is `clock()`."""
     if held(records):
-        return "it is held (lmctl start lifts that)"
+        way = "lmctl trust, then lmctl apply" if untrusted(records) else "lmctl start"
+        return f"it is held ({way} lifts that)"
     before = count(records, now)
     return before + 1 if before < LIMIT else f"{LIMIT} starts within {WINDOW / 60:.0f} minutes"
 

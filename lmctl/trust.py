@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lmctl.errors import LmctlError, Place, escape
-from lmctl.paths import Folders, disk_error, make_private, read_own, read_regular, write_atomic
+from lmctl.errors import LmctlError, Place, Problem, escape
+from lmctl.paths import Folders, disk_error, make_private, read_own, read_regular, sync_folder, write_atomic
 from lmctl.record import record
 
 FILE = "trust.json"
@@ -100,28 +99,38 @@ def write(file: Path, folder: Path, fields: Iterable[Field]) -> None:
     write_atomic(file, json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def forget(folders: Folders, folder: Path) -> tuple[str, ...]:
-    """Take back what is trusted of any declaration in `folder`; return their names. Raises E-PERM or E-IO.
+def forget(folders: Folders, folder: Path) -> Mapping[str, frozenset[str]]:
+    """Take back what is trusted of any declaration in `folder`; return by name the profiles that it was trusted for.
 
-    Asks no configuration: what was trusted of a file that is broken or gone is found as well.
+    Asks no configuration: what was trusted of a file that is broken or gone is found as well. What the disk refuses of
+    one keeps no other; it is raised at the end: E-PERM or E-IO.
     """
-    gone = []
+    gone: dict[str, frozenset[str]] = {}
+    problems: list[Problem] = []
     for file in sorted(folders.state.glob(f"*/{FILE}")):
-        if _belongs(file, folder):
-            with contextlib.suppress(FileNotFoundError):
-                try:
-                    file.unlink()
-                except PermissionError as error:
-                    raise disk_error(file, error) from error
-            gone.append(file.parent.name)
-    return tuple(gone)
+        content = _of_folder(file, folder)
+        if content is None:
+            continue
+        try:
+            file.unlink(missing_ok=True)
+            sync_folder(file.parent)
+        except OSError as error:
+            problems += disk_error(file, error).problems
+        else:
+            name = file.parent.name
+            gone[name] = frozenset(one.profile for one in parse(content, name, folder))
+    if problems:
+        raise LmctlError.of(problems)
+    return gone
 
 
-def _belongs(file: Path, folder: Path) -> bool:
+def _of_folder(file: Path, folder: Path) -> bytes | None:
+    """Return the content of a record that names this folder, whoever may have written it."""
     try:
-        return bool(json.loads(read_regular(file, _LIMIT))["folder"] == str(folder))
+        content = read_regular(file, _LIMIT)
+        return content if json.loads(content)["folder"] == str(folder) else None
     except (OSError, LmctlError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+        return None
 
 
 def grants(fields: Iterable[Field], trusted: Iterable[Trusted], allowed: frozenset[str]) -> frozenset[str]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lmctl import launch
 
 ID = "p-0123456789ab"
-HOLD, CLEAR = {"hold": True}, {"clear": True}
+HOLD, UNTRUSTED, CLEAR = {"hold": True}, {"hold": launch.UNTRUSTED}, {"clear": True}
 
 
 def starts(*times: float) -> list[launch.Record]:
@@ -49,6 +49,8 @@ def run(folder: Path, environ: Mapping[str, str] | None = None) -> subprocess.Co
         pytest.param(starts(1000, 1001, 1002, 1003, 1004), 10.0, 1, id="F81-after-a-reboot"),
         pytest.param([*starts(1, 2, 3, 4, 5), CLEAR], 10.0, 1, id="after-a-deliberate-start"),
         pytest.param([HOLD], 10.0, "it is held (lmctl start lifts that)", id="held"),
+        pytest.param([UNTRUSTED], 10.0, "it is held (lmctl trust, then lmctl apply lifts that)", id="untrusted"),
+        pytest.param([UNTRUSTED, HOLD], 10.0, "it is held (lmctl start lifts that)", id="untrusted-and-stopped"),
         pytest.param([HOLD, CLEAR], 10.0, 1, id="hold-lifted"),
     ],
 )
@@ -67,6 +69,22 @@ def test_a_new_series_remembers_the_last_start_but_does_not_count_it(keep: bool)
     records = launch.cleared([*starts(1, 2), HOLD], keep_hold=keep)
     assert (launch.last_start(records), launch.count(records, 3.0)) == (starts(2)[0], 0)
     assert launch.held(records) is keep
+
+
+@pytest.mark.parametrize(
+    ("records", "for_want_of_trust"),
+    [([], False), ([HOLD], False), ([UNTRUSTED], True), ([UNTRUSTED, HOLD], False), ([HOLD, CLEAR, UNTRUSTED], True)],
+)
+def test_a_hold_keeps_its_reason_in_a_new_series(records: list[launch.Record], for_want_of_trust: bool) -> None:
+    assert launch.untrusted(records) is for_want_of_trust
+    assert launch.untrusted(launch.cleared(records, keep_hold=True)) is for_want_of_trust
+
+
+def test_every_reason_of_a_hold_is_noted_once() -> None:
+    records: list[launch.Record] = []
+    for reason in (launch.UNTRUSTED, launch.UNTRUSTED, True, True):
+        records = launch.with_hold(records, reason)
+    assert records == [UNTRUSTED, HOLD]
 
 
 def test_lines_that_a_crash_left_torn_are_skipped() -> None:

@@ -139,8 +139,8 @@ def test_forgetting_goes_by_the_folder_and_needs_no_configuration(home):
     (folders.declaration("b") / "trust.json").chmod(0o644)
     folders.declaration("d").mkdir()
     (folders.declaration("d") / "trust.json").write_text("{")
-    assert trust.forget(folders, FOLDER) == ("a", "b")
-    assert trust.forget(folders, FOLDER) == ()
+    assert trust.forget(folders, FOLDER) == {"a": {"own"}, "b": {"own"}}
+    assert trust.forget(folders, FOLDER) == {}
     assert json.loads((folders.declaration("c") / "trust.json").read_text())["folder"] == "/elsewhere"
 
 

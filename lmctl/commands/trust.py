@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmctl import trust
+from lmctl import census, trust
 from lmctl.asking import asked
 from lmctl.command import Context
 from lmctl.config import loading
@@ -18,7 +18,7 @@ from lmctl.errors import LmctlError, escape
 from lmctl.paths import read_regular
 from lmctl.record import record
 from lmctl.result import Result
-from lmctl.spec import Json
+from lmctl.spec import Json, Machine, program_id
 from lmctl.text import Style
 from lmctl.trust import Field, Trusted, whole
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="the declaration; default: the one of this folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--show", action="store_true", help="show the fields and what changed since; record nothing")
-    what.add_argument("--revoke", action="store_true", help="trust nothing of the declaration any more")
+    what.add_argument("--revoke", action="store_true", help="trust nothing of it any more, and start it no more")
 
 
 def run(context: Context, args: argparse.Namespace) -> Result:
@@ -73,7 +73,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         raise LmctlError("E-USAGE", "--set cannot be trusted", fix="write it into a file of the declaration")
     file = _file(context, args.file, there=not args.revoke)
     if args.revoke:
-        return _revoked(context, file.parent)
+        return _revoke(context, file.parent)
     resolved = _resolved(context, file)
     entries = _entries(resolved)
     declaration, fields = resolved.declaration, resolved.gated
@@ -143,12 +143,27 @@ def _ask(context: Context, file: Path, count: int) -> None:
         raise LmctlError("E-TRUST", "nothing was recorded", fix=f"run `{command}` once you want it")
 
 
-def _revoked(context: Context, folder: Path) -> Result:
-    names = trust.forget(context.folders, folder)
+def _revoke(context: Context, folder: Path) -> Result:
+    """Forget the trust in a folder, and keep what it let run from being started again; nothing is stopped."""
+    gone = trust.forget(context.folders, folder)
+    held = [profile for name, profiles in gone.items() for profile in _hold(context, name, profiles)]
+    data: dict[str, Json] = {"folder": str(folder), "revoked": [*gone], "held": [*held]}
     text = "nothing was trusted here"
-    if names:
-        text = f"Nothing of {', '.join(names)} is trusted any more. What runs goes on until it is stopped."
-    return Result({"folder": str(folder), "revoked": [*names]}, text)
+    if gone:
+        again = f" Not started again: {escape(', '.join(held), 1000)}." if held else ""
+        text = f"Nothing of {', '.join(gone)} is trusted any more. What runs goes on until it is stopped.{again}"
+    done = (*(f"revoked: {name}" for name in gone), *(f"held: {profile}" for profile in held))
+    return Result(data, text, done=done)
+
+
+def _hold(context: Context, name: str, profiles: frozenset[str]) -> list[str]:
+    """Make the launcher refuse the programs of `profiles` until an apply, which takes trust; return which there are."""
+    stub = census.stub(context.folders, name, Machine())
+    supervisor = context.host(stub).supervisor
+    there = sorted(spec.profile for spec in supervisor.observe().specs.values() if spec.profile in profiles)
+    for profile in there:
+        supervisor.hold(program_id(profile), untrusted=True)
+    return there
 
 
 def _data(resolved: Resolved, entries: Sequence[Entry]) -> dict[str, Json]:

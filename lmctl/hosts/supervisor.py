@@ -41,7 +41,8 @@ class LocalSupervisor:
         specs, edited = self._files.declared()
         starts = {name: launch.read_starts(str(self._files.starts(name))) for name in specs}
         held = frozenset(name for name, records in starts.items() if launch.held(records))
-        daemon = Daemon(None, {}, specs, edited, held=held)
+        untrusted = frozenset(name for name, records in starts.items() if launch.untrusted(records))
+        daemon = Daemon(None, {}, specs, edited, held=held, untrusted=untrusted)
         try:
             number, infos = self._everything()
         except NotThere:
@@ -142,9 +143,9 @@ class LocalSupervisor:
         if problems:
             raise LmctlError.of(problems)
 
-    def hold(self, program: str) -> None:
+    def hold(self, program: str, *, untrusted: bool = False) -> None:
         """Make the launcher refuse to start a program, across restarts of the daemon."""
-        self._files.hold(program)
+        self._files.hold(program, launch.UNTRUSTED if untrusted else True)
 
     def release(self, program: str) -> None:
         """Lift the hold of a program and begin a new series of starts."""

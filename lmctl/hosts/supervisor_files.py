@@ -123,10 +123,10 @@ class Files:
         if self.starts(name).exists():
             self._update(name, lambda records: launch.cleared(records, keep_hold=keep_hold))
 
-    def hold(self, name: str) -> None:
+    def hold(self, name: str, reason: bool | str) -> None:
         """Make the launcher refuse the program."""
         supervisor_daemon.folders(self.folder)
-        self._update(name, lambda records: records if launch.held(records) else [*records, {"hold": True}])
+        self._update(name, lambda records: launch.with_hold(records, reason))
 
     def _update(self, name: str, change: Callable[[list[launch.Record]], Iterable[launch.Record]]) -> None:
         with _reported(self.starts(name)):

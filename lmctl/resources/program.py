@@ -144,6 +144,8 @@ def _compare(case: Case, want: Desired, needs: tuple[str, ...]) -> Change | None
     if running and name in case.world.memory.unconfirmed:
         cause = Cause("health", "not seen yet", "healthy")
         return Change("serve", "update", address(name), (cause,), needs=needs)
+    if running and want.runs and want.spec.id in case.world.daemon.untrusted:
+        return Change("serve", "update", address(name), (Cause("trust", "revoked", "given again"),), needs=needs)
     if want.runs and not running:
         cause = Cause("process", _word(case, want.spec.id), "running")
         return Change("serve", "restart", address(name), (cause,), needs=needs)

@@ -221,7 +221,7 @@ def test_revoking_takes_everything_back_and_needs_no_sound_configuration(typed):
     typed("--yes")
     edit(typed, "version = 1", "version = [")
     result, text = typed("--revoke")
-    assert result.data == {"folder": str(typed.folder), "revoked": ["team"]}
+    assert result.data == {"folder": str(typed.folder), "revoked": ["team"], "held": []}
     assert "What runs goes on" in text
     assert not typed.record.exists()
     assert typed("--revoke")[0].data["revoked"] == []

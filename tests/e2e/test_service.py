@@ -66,6 +66,66 @@ def test_what_was_stopped_by_hand_stays_stopped(applied):
     assert listening(applied.port) is None
 
 
+OWN = """
+[profiles.own]
+backend = "command"
+command = ["{}", "-m", "http.server", "--bind", "127.0.0.1", "{{port}}"]
+health = "/"
+port = {}
+"""
+
+
+def test_what_is_not_trusted_any_more_runs_on_and_starts_no_more(machine, port):
+    number = port()
+    file = machine.declare(OWN.format(sys.executable, number))
+    machine.run("trust", "--yes")
+    machine.run("apply")
+    machine.run("service", "install")
+    ran = machine.run("trust", "--revoke", "--json").data
+    assert (ran["revoked"], ran["held"]) == (["team"], ["own"])
+    assert listening(number)
+    machine.run("down")
+    assert log_in(machine).returncode == 0
+    assert machine.profiles()["own"]["state"] == "held"
+    assert listening(number) is None
+    file.write_text(file.read_text().replace("--bind", "-b"))  # trust in another program is none in that one
+    machine.run("trust", "--yes")
+    machine.run("down")
+    assert log_in(machine).returncode == 0
+    assert (machine.profiles()["own"]["state"], listening(number)) == ("held", None)
+    assert "W-HELD" not in machine.run("apply").err
+    assert (machine.profiles()["own"]["state"], bool(listening(number))) == ("healthy", True)
+
+
+def test_trust_that_comes_back_lets_what_runs_on_be_started_again(machine, port):
+    number = port()
+    machine.declare(OWN.format(sys.executable, number))
+    machine.run("trust", "--yes")
+    machine.run("apply")
+    machine.run("trust", "--revoke")
+    machine.run("trust", "--yes")
+    pid = machine.profiles()["own"]["pid"]
+    assert "~ update  program:own  (trust: revoked → given again)" in machine.run("plan").out
+    machine.run("apply")
+    assert machine.profiles()["own"]["pid"] == pid
+    assert "Nothing to do" in machine.run("plan").out
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: machine.profiles()["own"]["state"] == "healthy")
+
+
+def test_what_was_stopped_before_its_trust_went_stays_stopped_when_that_comes_back(machine, port):
+    machine.declare(OWN.format(sys.executable, port()))
+    machine.run("trust", "--yes")
+    machine.run("apply")
+    machine.run("trust", "--revoke")
+    machine.run("stop", "own")
+    machine.run("trust", "--yes")
+    assert "W-HELD" in machine.run("apply").err
+    assert machine.profiles()["own"]["state"] == "held"
+    machine.run("start", "own")
+    assert machine.profiles()["own"]["state"] == "healthy"
+
+
 def test_install_twice_changes_nothing_and_uninstall_leaves_no_trace(applied):
     before = {path for path in applied.home.rglob("*") if path.name in ("service", "lmctl-team.service")}
     applied.run("service", "install")
