@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmctl import trust
+from lmctl.errors import LmctlError
 from lmctl.paths import Folders
 from lmctl.record import replace
 from lmctl.trust import Field
@@ -142,6 +144,28 @@ def test_forgetting_goes_by_the_folder_and_needs_no_configuration(home):
     assert trust.forget(folders, FOLDER) == {"a": {"own"}, "b": {"own"}}
     assert trust.forget(folders, FOLDER) == {}
     assert json.loads((folders.declaration("c") / "trust.json").read_text())["folder"] == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.EACCES, "E-PERM"), (errno.EROFS, "E-PERM"), (errno.EIO, "E-IO"), (errno.EBUSY, "E-IO")]
+)
+def test_what_the_disk_refuses_to_forget_is_told_and_keeps_nothing_else(home, monkeypatch, number, code):
+    folders = Folders.of({}, home)
+    for name in ("a", "b"):
+        trust.write(trust.path(folders, name), FOLDER, [COMMAND])
+    unlink = Path.unlink
+
+    def refused(path, missing_ok=False):
+        if path.parent.name == "a":
+            raise OSError(number, os.strerror(number), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(LmctlError) as caught:
+        trust.forget(folders, FOLDER)
+    (problem,) = caught.value.problems
+    assert (problem.code, str(trust.path(folders, "a")) in problem.what) == (code, True)
+    assert not trust.path(folders, "b").exists()
 
 
 def test_what_is_shown_is_whole_and_on_one_line():

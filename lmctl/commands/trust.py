@@ -90,7 +90,10 @@ def run(context: Context, args: argparse.Namespace) -> Result:
 
 
 def _file(context: Context, name: str | None, *, there: bool) -> Path:
-    """Return the declaration's file, with links resolved; `there`: it must be one. Raises E-TRUST, E-USAGE, E-FILE."""
+    """Return the declaration's file, with links resolved; `there`: it must be one. Raises E-TRUST, E-USAGE, E-FILE.
+
+    What is gone was a folder, unless it is called like a file: the folder above it is another declaration's.
+    """
     options = context.options
     if name is None:
         request = Request(options.directory, options.config, elsewhere=options.elsewhere)
@@ -98,7 +101,8 @@ def _file(context: Context, name: str | None, *, there: bool) -> Path:
     if options.config is not None:
         raise LmctlError("E-USAGE", "a file is named twice", fix="name it once")
     file = Path(os.path.realpath(options.directory / name))
-    file = file / MAIN if file.is_dir() else file
+    gone = not there and file.suffix != ".toml" and not file.is_file()
+    file = file / MAIN if gone or file.is_dir() else file
     if there and not _is_declaration(file):
         what = f"{escape(name)} is no declaration of lmctl"
         raise LmctlError("E-TRUST", what, fix=f"name its {MAIN}")

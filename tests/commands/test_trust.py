@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -234,6 +235,27 @@ def test_revoking_finds_what_another_name_was_given(typed):
     edit(typed, '"team"', '"other"')
     typed("--yes")
     assert typed("--revoke")[0].data["revoked"] == ["other", "team"]
+
+
+@pytest.mark.parametrize("below", [".", "below/it"])
+def test_revoking_a_folder_that_is_gone_is_about_that_folder_alone(typed, below):
+    """What lies above has a declaration of its own, and goes on being trusted."""
+    gone = typed.folder / below / "gone"
+    gone.mkdir(parents=True)
+    (gone / "localmodels.toml").write_text(GATED.replace('"team"', '"below"'))
+    typed("--yes")
+    typed(str(gone), "--yes")
+    shutil.rmtree(gone)
+    assert typed(str(gone), "--revoke")[0].data["revoked"] == ["below"]
+    assert typed(str(gone), "--revoke")[0].data["revoked"] == []
+    typed(command="validate")
+    assert typed(str(typed.folder / "localmodels.toml"), "--revoke")[0].data["revoked"] == ["team"]
+
+
+def test_revoking_by_a_file_that_is_gone_finds_its_folder(typed):
+    typed("--yes")
+    (typed.folder / "localmodels.toml").unlink()
+    assert typed(str(typed.folder / "localmodels.toml"), "--revoke")[0].data["revoked"] == ["team"]
 
 
 def test_a_configuration_that_is_wrong_is_told_and_not_trusted(typed):
