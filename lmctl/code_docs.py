@@ -55,6 +55,7 @@ CODES: dict[str, str] = {
     "E-TRUST": "a committed file asks for what only this machine's user may allow",
     "E-UNSAFE": "a flag or variable that executes code or opens the machine",
     "E-PRUNE": "a removal that is not safe",
+    "E-CONSENT": "a change that is asked about first, and to which nobody said yes",
     "E-PLAN-STALE": "the saved plan rests on a state that is no longer so",
     "E-NAME-TAKEN": "another folder uses the declaration's name on this machine",
     "E-REMOTECODE": "weights that bring code with them",

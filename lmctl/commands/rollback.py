@@ -10,7 +10,7 @@ from lmctl.acting import reconciling, standing, told
 from lmctl.arguments import within
 from lmctl.asking import asked
 from lmctl.command import Context
-from lmctl.errors import REFUSED, USAGE, LmctlError, Problem
+from lmctl.errors import REFUSED, LmctlError, Problem
 from lmctl.generations import Generation
 from lmctl.plan import Plan
 from lmctl.reconcile import Wish, make_plan
@@ -44,12 +44,9 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     if not context.options.quiet:
         context.err.write(plan.text(planned, context.style))
         context.err.flush()
-    answer = asked(context, f"Go back to generation {args.number}?")
-    if answer is None:
-        what, fix = "a rollback asks first, and nobody is there to answer", "read the plan, then add --yes"
-        return Result(data, "", planned.warnings, (Problem("E-USAGE", what, fix),), USAGE)
-    if not answer:
-        return Result(data, "Nothing changed.\n", planned.warnings, exit_code=REFUSED)
+    refused = _refusal(context, args.number)
+    if refused is not None:
+        return Result(data, "", planned.warnings, (refused,), REFUSED)
     wish = Wish("lmctl rollback", wait=args.wait, locked=True, saved=plan.to_json(planned), restores=args.number)
     with reconciling(context, then) as (reconciler, seen):
         try:
@@ -57,6 +54,17 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         except LmctlError as error:
             raise _of(error, args.number) from error
     return _held(result, args.number, empty=planned.empty)
+
+
+def _refusal(context: Context, number: int) -> Problem | None:
+    """Return why the plan is not carried out, None once a person says yes to it."""
+    answer = asked(context, f"Go back to generation {number}?")
+    if answer:
+        return None
+    if answer is None:
+        fix = f"read the plan, then run `lmctl rollback {number} --yes`"
+        return Problem("E-CONSENT", "nobody is there to ask", fix)
+    return Problem("E-CONSENT", "nothing was changed", f"run `lmctl rollback {number}` once you want it")
 
 
 def _session(context: Context, now: Session, number: int) -> Session:

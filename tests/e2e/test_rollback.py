@@ -67,8 +67,11 @@ def test_a_rollback_is_shown_first_and_changes_nothing_without_a_yes(machine, ed
     shown = machine.run("rollback", "1", "--dry-run").out
     assert "↻ restart program:hello  (ctx: 2048 → 1024)" in shown
     assert "generation 1 then holds until the next `lmctl apply`" in shown
-    ran = machine.run("rollback", "1", code=64)
-    assert "(ctx: 2048 → 1024)" in ran.err and "then add --yes" in ran.err
+    ran = machine.run("rollback", "1", code=4)
+    assert "(ctx: 2048 → 1024)" in ran.err
+    assert "error[E-CONSENT]: nobody is there to ask — read the plan, then run `lmctl rollback 1 --yes`" in ran.err
+    (error,) = machine.run("rollback", "1", "--json", code=4).json["errors"]
+    assert error["code"] == "E-CONSENT"
     assert (texts(machine), machine.profiles()["hello"]["pid"], ctx(machine)) == (before, pid, "2048")
     assert len(machine.run("history", "--json").data["generations"]) == 2
 
@@ -237,21 +240,23 @@ def test_a_person_at_a_terminal_is_asked(machine, edited):
             assert select.select([terminal], [], [], 60)[0], said
             said += os.read(terminal, 4096)
         os.write(terminal, answer)
-        code = os.waitstatus_to_exitcode(_drained(process, terminal))
         assert "(ctx: 2048 → 1024)" in said.decode()
-        assert (code, ctx(machine)) == (0 if answer == b"y\n" else 4, expected)
+        shown, status = _drained(process, terminal)
+        assert (os.waitstatus_to_exitcode(status), ctx(machine)) == (0 if answer == b"y\n" else 4, expected)
+        assert (b"E-CONSENT" in shown and b"nothing was changed" in shown) == (answer == b"n\n")
 
 
-def _drained(process: int, terminal: int) -> int:
-    """Read what the process says until it ends; return its status."""
+def _drained(process: int, terminal: int) -> tuple[bytes, int]:
+    """Read what the process says until it ends; return that and its status."""
+    shown = b""
     try:
-        while os.read(terminal, 4096):
-            pass
+        while said := os.read(terminal, 4096):
+            shown += said
     except OSError:  # the other side is closed
         pass
     status = os.waitpid(process, 0)[1]
     os.close(terminal)
-    return status
+    return shown, status
 
 
 def test_F33_a_state_of_a_newer_lmctl_is_shown_and_never_changed(machine, edited):
