@@ -13,7 +13,7 @@ from lmctl.plan import Change
 from lmctl.reconcile import make_plan
 from lmctl.record import replace
 from lmctl.resource import Case, Scope
-from lmctl.spec import Group
+from lmctl.spec import Group, program_id
 
 CODE, CHAT = artifact("code"), artifact("chat")
 BEGUN = case(
@@ -63,6 +63,27 @@ def test_what_somebody_started_meanwhile_is_done():
     now = worlds.applied(UP, {"code": "RUNNING", "chat": "RUNNING"})
     found = left(UP, now)
     assert (found.ready, names(found.done)) == ((), ["program:chat", "program:code"])
+
+
+def written(seen: Case, name: str, hash: str) -> Case:
+    """Return `seen` with a program as somebody else's run wrote it, running."""
+    now = worlds.applied(seen, {name: "RUNNING"}, hashes={name: hash})
+    specs = {program_id(name): replace(now.world.daemon.specs[program_id(name)], hash=hash)}
+    return replace(now, world=replace(now.world, daemon=replace(now.world.daemon, specs=specs)))
+
+
+def test_what_somebody_wrote_and_started_meanwhile_is_not_replaced():
+    newer = written(UP, "code", "n" * 64)
+    for begun in (UP, written(UP, "code", "o" * 64)):
+        found = left(begun, newer)
+        assert (names(found.ready), names(found.withheld)) == (["program:chat"], ["program:code"])
+        assert [str(one) for one in found.warnings] == [
+            "warning[W-HELD]: code was applied otherwise meanwhile — run `lmctl apply` again"
+        ]
+    gone = replace(UP, declaration=replace(UP.declaration, profiles=UP.declaration.profiles[1:]))
+    begun, now = (replace(gone, world=written(UP, "code", hash).world) for hash in ("o" * 64, "n" * 64))
+    assert names(left(begun, now).withheld) == ["program:code"], "nor is it removed"
+    assert names(left(now, now).ready) == ["program:chat", "program:code"]
 
 
 def test_what_nobody_planned_is_not_done_now():

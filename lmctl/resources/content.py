@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lmctl.errors import LmctlError
+from lmctl.errors import LmctlError, escape
 from lmctl.ledger import Owned
 from lmctl.plan import Cause, Change, Kept, Stage
 from lmctl.record import NOTHING, record
@@ -135,14 +135,26 @@ def refuse_large(case: Case) -> None:
 
 
 def apply(changes: tuple[Change, ...], case: Case, run: Run) -> Iterable[Outcome]:
-    """Remove files one by one, each looked at once more; a failed one stays in the ledger."""
+    """Remove files one by one, each looked at once more; a failed one stays in the ledger.
+
+    The changes were planned before bytes were fetched and programs ended: what a rule keeps by now stays, as E-PRUNE.
+    """
+    stays = {f"{NAME}:{row.path}": why for row, why in verdicts(case) if why is not None}
+    stays |= {f"{_PARTIAL}:{stray.path}": why for stray, why in stray_verdicts(case) if why is not None}
     for change, holders in _looked_at(changes, run):
         try:
+            if change.address in stays:
+                raise _kept_by(change, stays[change.address])
             _remove(change, holders, case, run)
         except LmctlError as error:
             yield Outcome(change, error)
         else:
             yield Outcome(change)
+
+
+def _kept_by(change: Change, why: str) -> LmctlError:
+    what = f"{escape(change.address.partition(':')[2])} stays: {why}"
+    return LmctlError("E-PRUNE", what, fix="`lmctl prune --dry-run` tells what else stays")
 
 
 def _looked_at(changes: tuple[Change, ...], run: Run) -> Iterable[tuple[Change, tuple[int, ...]]]:
@@ -160,7 +172,7 @@ def _remove(change: Change, holders: tuple[int, ...], case: Case, run: Run) -> N
         return
     row = case.world.owned[path]
     if holders:
-        what = f"{path} is in use by pid {', '.join(map(str, holders))}"
+        what = f"{escape(path)} is in use by pid {', '.join(map(str, holders))}"
         raise LmctlError("E-PRUNE", what, fix="stop what uses it, then prune again")
     links = own_links(case, path)
     run.host.store.remove(Path(path), row.signature, links)

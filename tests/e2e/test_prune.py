@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from e2e_tools import ask, listening, outcomes, profile
+from e2e_tools import ask, listening, outcomes, paused, profile
 from weights.hello import hello
 
 from lmctl.hosts.processes import LocalProcesses
@@ -126,6 +126,19 @@ def test_what_another_declaration_refers_to_is_kept(machine, hub, removed, port)
     shutil.move(other, machine.home / "away")
     assert kept(machine, "--now") == ["another declaration on this machine cannot be read"]
     machine.run("prune", "--now")
+    assert removed.exists()
+
+
+def test_what_another_declaration_came_to_refer_to_meanwhile_is_kept(machine, hub, removed, port):
+    """Between the plan and the last stage lie downloads: the rules count when something is about to go."""
+    other = machine.home / "other"
+    other.mkdir()
+    text = profile("hub", model=REPO, quant="Q4_K_M", port=port(), start="manual")
+    (other / "localmodels.toml").write_text(f'version = 1\nname = "other"\n{text}')
+    with paused(machine, "lmctl.recording.begin", "apply", "--prune") as go_on:
+        machine.run("-C", str(other), "apply")
+        ran = go_on()
+    assert f"error[E-PRUNE]: {removed} stays: another declaration refers to it" in ran.err, ran
     assert removed.exists()
 
 
