@@ -13,7 +13,7 @@ from pathlib import Path
 from lmctl import __version__
 from lmctl.errors import LmctlError
 from lmctl.paths import Folders, make_private, read_regular, write_atomic
-from lmctl.redact import Redactor
+from lmctl.redact import Redactor, tokens
 from lmctl.spec import Json
 
 _GLOB = "crash-*.json"
@@ -40,7 +40,8 @@ def write(environ: Mapping[str, str], command: str, error: BaseException) -> Pat
     path = folders.state / name
     try:
         make_private(folders.state)
-        write_atomic(path, json.dumps(Redactor(environ, folders.home).plain(report), indent=1).encode() + b"\n")
+        redactor = Redactor(environ, folders.home, tokens(environ, folders))
+        write_atomic(path, json.dumps(redactor.plain(report), indent=1).encode() + b"\n")
         for old in reports(folders)[_KEPT:]:
             old.unlink(missing_ok=True)
     except (LmctlError, OSError):

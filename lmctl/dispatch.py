@@ -80,9 +80,10 @@ def raise_shown(error: BaseException) -> None:
 
 
 def _redactor() -> Redactor:
-    from lmctl.redact import Redactor  # only where something is written down or goes wrong
+    from lmctl.redact import Redactor, tokens  # only where something is written down or goes wrong
 
-    return Redactor(os.environ, Path(os.environ.get("HOME") or "/"))
+    home = Path(os.environ.get("HOME") or "/")
+    return Redactor(os.environ, home, tokens(os.environ, Folders.of(os.environ, home)))
 
 
 def _traced(debug: bool) -> AbstractContextManager[None]:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lmctl.errors import LmctlError
+from lmctl.paths import Folders, read_regular
 from lmctl.secret import LOOKS_SECRET, NAMES_SECRET
 from lmctl.spec import Json
 
@@ -76,6 +78,28 @@ class Redactor:
                 return {self.text(key): self.plain(item) for key, item in value.items()}
             case _:
                 return value
+
+
+def tokens(environ: Mapping[str, str], folders: Folders) -> list[str]:
+    """Return what the files hold that the Hub's token can be read from, whichever of them counts now."""
+    named = (environ.get("HF_TOKEN_PATH"), _of_machine(folders))
+    found = []
+    for path in (folders.hf_home / "token", *(Path(path) for path in named if path)):
+        with contextlib.suppress(LmctlError, OSError, ValueError):
+            found.append(read_regular(path, 4096).decode("utf-8", "replace"))
+    return found
+
+
+def _of_machine(folders: Folders) -> Path | None:
+    """Return the file that machine.toml names, None where it names none or cannot be read."""
+    import tomllib  # only where something is written down or goes wrong
+
+    try:
+        machine = tomllib.loads(read_regular(folders.config / "machine.toml", 1 << 20).decode("utf-8-sig"))
+        named: str = machine["hub"]["token_file"]
+        return folders.home / named[2:] if named.startswith("~/") else folders.config / named
+    except (LmctlError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _users(environ: Mapping[str, str], home: Path) -> set[str]:

@@ -59,6 +59,26 @@ def test_the_report_tells_where_it_happened_and_names_nobody(broken, capsys):
         assert name not in text
 
 
+@pytest.mark.parametrize("where", ["default", "HF_TOKEN_PATH", "machine.toml"])
+def test_the_token_that_a_file_holds_is_hidden_whatever_it_looks_like(broken, monkeypatch, capsys, where):
+    token = "a-token_that.looks-like+nothing"
+    files = {"default": ".cache/huggingface/token", "HF_TOKEN_PATH": "my/token", "machine.toml": ".config/lmctl/token"}
+    file = broken / files[where]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{token}\n")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.delenv("HF_HOME", raising=False)
+    if where == "HF_TOKEN_PATH":
+        monkeypatch.setenv("HF_TOKEN_PATH", str(file))
+    if where == "machine.toml":
+        (broken / ".config/lmctl/machine.toml").write_text('[hub]\ntoken_file = "token"\n')
+    monkeypatch.setitem(globals(), "TOKEN", token)
+    dispatch.dispatch(["status", "--debug"])
+    (report,) = reports(broken)
+    assert token not in report.read_text()
+    assert token not in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback_without_the_secret(broken, capsys):
     assert dispatch.dispatch(["status", "--debug"]) == 1
     err = capsys.readouterr().err
