@@ -62,7 +62,7 @@ def test_a_new_commit_is_taken_by_an_upgrade_of_the_lock_alone(machine, hub, com
     machine.run("lock")
     machine.run("lock", "--check")
     assert commit in (machine.folder / "localmodels.lock").read_text()
-    assert f"{commit[:12]} -> {new[:12]}" in machine.run("lock", "--upgrade").out
+    assert f"  {commit[:12]}  {new[:12]}  " in machine.run("lock", "--upgrade").out
     planned = machine.run("plan", "--json", "--detailed-exitcode", code=2).data
     shown = {(change["verb"], change["address"]): change for change in planned["changes"]}
     assert set(shown) == {("create", f"weights:{REPO}@{new[:12]}:Q4_K_M"), ("restart", "program:hello")}

@@ -315,7 +315,7 @@ def test_verify_misses_what_should_be_there(machine, port):
     (machine.folder / "hello.gguf").unlink()
     for words in (("verify",), ("verify", "--deep")):
         ran = machine.run(*words, code=65)
-        assert "error[E-FILE]" in ran.err and "hello.gguf is missing — run `lmctl apply`" in ran.err
+        assert "error[E-FILE]" in ran.err and "hello.gguf is missing — put it back as it was locked" in ran.err
         assert "later.gguf" not in ran.err
 
 
