@@ -73,7 +73,7 @@ def _waits(case: Case, profile: Profile) -> str | None:
     if not case.fetches(profile) and not all(weights.verified(case, wanted.id) for wanted in profile.artifacts):
         return "not fetched until it is started"
     if profile.start == "always" and profile.name not in case.scope.run:
-        others = () if _lives(case, profile.name) else running_rivals(case, profile)
+        others = () if lives(case, profile.name) else running_rivals(case, profile)
         if others:
             return f"{others[0]} runs in its place"
     return None
@@ -87,10 +87,11 @@ def rivals(case: Case, profile: Profile) -> frozenset[str]:
 
 def running_rivals(case: Case, profile: Profile) -> tuple[str, ...]:
     """Return those rivals that run, or outlived their daemon."""
-    return tuple(name for name in sorted(rivals(case, profile)) if _lives(case, name))
+    return tuple(name for name in sorted(rivals(case, profile)) if lives(case, name))
 
 
-def _lives(case: Case, name: str) -> bool:
+def lives(case: Case, name: str) -> bool:
+    """Whether the program of a profile runs, or outlived its daemon."""
     daemon, program = case.world.daemon, program_id(name)
     process = daemon.processes.get(program)
     return bool(process and process.running) or program in daemon.orphans
@@ -158,7 +159,7 @@ def _desired(case: Case, profile: Profile, listen: str) -> Desired:
     fields = _fields(profile, artifacts, spec)
     if digest:
         fields["sha256 of chat_template"] = digest[:12]
-    return Desired(profile, spec, fields, _runs(case, profile), backend.probe(serve), start_timeout(profile, artifacts))
+    return Desired(profile, spec, fields, runs(case, profile), backend.probe(serve), start_timeout(profile, artifacts))
 
 
 def _template(case: Case, profile: Profile) -> bytes | None:
@@ -189,7 +190,16 @@ def _fields(profile: Profile, artifacts: Mapping[str, Artifact], spec: ProgramSp
     return {**fields, **local, **settings, "listen": spec.listen}
 
 
-def _runs(case: Case, profile: Profile) -> bool:
+def will_run(case: Case, profile: Profile) -> bool:
+    """Whether the profile runs after this run, also when it is not locked or fetched yet, as far as nothing fails."""
+    if not case.fetches(profile) and not all(weights.verified(case, wanted.id) for wanted in profile.artifacts):
+        return False
+    makes_way = profile.name not in case.scope.run and not lives(case, profile.name)
+    return runs(case, profile) and not (makes_way and running_rivals(case, profile))
+
+
+def runs(case: Case, profile: Profile) -> bool:
+    """Whether the profile should run as far as it alone decides: by its `start`, or because a person asked for it."""
     if profile.name in case.scope.run or profile.name in case.world.memory.unconfirmed:
         return True
     return profile.start == "always" and not held(case, profile)

@@ -197,6 +197,9 @@ class Supervisor(Protocol):
     def ending(self, program: str) -> str: ...
 
 
+MOST_RUNNING = 200  # programs of one supervisord at once: up to here each costs the same (bench/scale.py)
+
+
 @record
 class Listener:
     """Who listens on a port."""

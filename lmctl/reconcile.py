@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from lmctl import desired, generations, meanwhile, plan, recording
+from lmctl import capacity, desired, generations, meanwhile, plan, recording
 from lmctl.all_resources import KINDS
 from lmctl.errors import DONE, PARTIAL, LmctlError, Problem
 from lmctl.generations import Ending
@@ -130,13 +130,15 @@ class Reconciler:
     def apply(self, scope: Scope, wish: Wish) -> Applied:
         """Make the machine what the plan for `scope` says; nothing to do writes nothing.
 
-        Raises E-BUSY, E-STATE, E-NAME-TAKEN, E-LOCK-STALE, E-PLAN-STALE, E-MEMORY and E-PRUNE before anything changes.
+        Raises E-BUSY, E-STATE, E-NAME-TAKEN, E-LIMIT, E-LOCK-STALE, E-PLAN-STALE, E-MEMORY and E-PRUNE before anything
+        changes.
         """
         self._session.ledger.refuse_newer()
         if not wish.take:
             self._session.refuse_foreign_name()
         case = self._session.look(scope)
         desired.refuse_rivals(case)
+        capacity.refuse(case)
         planned = make_plan(case)
         if planned.empty and wish.saved is None and not wish.take and recording.nothing(case):
             return Applied(planned)
@@ -242,8 +244,8 @@ class Reconciler:
         """Return plan, changes of programs that are still to be done, and how the others ended: others were at work."""
         fresh = make_plan(case)
         left = meanwhile.sift(changes, begun, case, fresh.changes)
-        if left.error is not None:
-            return planned, (), [Ended(change, "failed", left.error) for change in changes]
+        if error := left.error or capacity.problem(case):
+            return planned, (), [Ended(change, "failed", error) for change in changes]
         settled = [Ended(change, "done") for change in left.done]
         settled += [Ended(change, "not started") for change in left.withheld]
         return replace(planned, notes=fresh.notes, warnings=(*planned.warnings, *left.warnings)), left.ready, settled

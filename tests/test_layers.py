@@ -41,7 +41,7 @@ LAYERS = (
     ("resource",),
     ("resources.artifact", "resources.content", "resources.weights"),
     ("desired",),
-    ("memory", "neighbours"),
+    ("memory", "neighbours", "capacity"),
     ("condition",),
     ("unsupervised",),
     ("serving",),

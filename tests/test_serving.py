@@ -13,7 +13,7 @@ import worlds
 from worlds import artifact, case, owned, profile
 
 from lmctl import desired, serving
-from lmctl.errors import LmctlError
+from lmctl.errors import LmctlError, Problem
 from lmctl.host import Daemon, Listener
 from lmctl.ledger import Ledger
 from lmctl.plan import Change
@@ -166,6 +166,23 @@ def test_a_daemon_that_gives_no_answer_once_is_asked_again(carry, monkeypatch):
     monkeypatch.setattr(Supervisor, "observe", lambda self: shown.pop(0) if len(shown) > 1 else shown[0])
     error, _ = carry()
     assert error is None
+
+
+@pytest.mark.parametrize(("about", "said"), [(ID, "no such program"), ("", "no answer")], ids=["one", "supervisord"])
+def test_a_program_that_supervisord_does_not_start_is_not_waited_for(carry, monkeypatch, about, said):
+    def refuse(*_: str) -> None:
+        raise LmctlError.of([Problem("E-SUPERVISOR", said, change=about), Problem("E-SUPERVISOR", "other", change="x")])
+
+    monkeypatch.setattr(Supervisor, "start", refuse, raising=False)
+    error, _ = carry(health=("down",))
+    assert said in str(error) and (about or error.problems[0].change == "")
+
+
+def test_F29_an_absent_daemon_starts_nothing_by_itself_that_is_started_a_few_at_a_time(carry, monkeypatch):
+    written: list[bool] = []
+    monkeypatch.setattr(Supervisor, "write", lambda _, specs: written.extend(s.autostart for s in specs), raising=False)
+    error, _ = carry()
+    assert (error, written) == (None, [False, True]), "once it is there, the file is as it has to be at the next login"
 
 
 def test_others_may_stop_programs_while_one_is_awaited(carry):

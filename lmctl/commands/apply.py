@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmctl import plan
+from lmctl import capacity, plan
 from lmctl.acting import known, reconciling, remarks, session, told
 from lmctl.command import Context
 from lmctl.errors import LmctlError, escape
@@ -52,6 +52,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         if not args.take:
             current.refuse_foreign_name()
         case = current.look(scope)
+        capacity.refuse(case)
         planned = make_plan(case)
         if saved is not None:
             plan.matches(planned, saved)

@@ -7,7 +7,7 @@ import json
 import shlex
 from pathlib import Path
 
-from lmctl import desired, plan
+from lmctl import capacity, desired, plan
 from lmctl.acting import known, remarks, session
 from lmctl.command import Context
 from lmctl.errors import CHANGES, DONE, escape
@@ -31,6 +31,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     current.refuse_foreign_name()
     names = known(current, args.profiles) or None
     case = current.look(Scope(names, known(current, args.exclude), prune=current.declaration.prune_auto))
+    capacity.refuse(case)
     planned = make_plan(case)
     data = plan.to_json(planned)
     if args.out:

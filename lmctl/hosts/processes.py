@@ -10,22 +10,31 @@ from pathlib import Path
 from lmctl.errors import escape
 from lmctl.host import Listener
 from lmctl.hosts import pids, probe, sockets
-from lmctl.record import record
 from lmctl.spec import Health, Probe
 
+Number = tuple[int, int]  # of the device and the inode of a file
 
-@record
-class File:
-    """A file by what it is; `name` is where it really lies."""
 
-    device: int
-    inode: int
-    name: bytes
+class Sought:
+    """Files that are looked for in what processes hold: `numbers` of device and inode, as stat tells them.
 
-    @property
-    def number(self) -> tuple[bytes, bytes]:
-        """Device and inode as the kernel writes them where it lists what a process maps."""
-        return f"{os.major(self.device):02x}:{os.minor(self.device):02x}".encode(), str(self.inode).encode()
+    `mapped` gives the numbers of what the kernel lists as mapped, by inode and device or name: some file systems
+    (btrfs, overlayfs) list another device than stat tells.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths: dict[Path, Number | None] = {}
+        self.mapped: dict[tuple[bytes, bytes], Number] = {}
+        for path in paths:
+            try:
+                status, name = path.stat(), os.fsencode(path.resolve())
+            except OSError:
+                self.paths[path] = None
+                continue
+            self.paths[path] = number = (status.st_dev, status.st_ino)
+            inode, device = str(status.st_ino).encode(), f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+            self.mapped |= {(inode, device.encode()): number, (inode, name): number}
+        self.numbers = frozenset(number for number in self.paths.values() if number is not None)
 
 
 class LocalProcesses:
@@ -58,15 +67,14 @@ class LocalProcesses:
 
         Looks at every process once, whatever the number of files; one that cannot be read has no holders.
         """
-        asked = {path: _file(path) for path in paths}
-        files = frozenset(file for file in asked.values() if file is not None)
-        holders: dict[File, list[int]] = {file: [] for file in files}
+        sought = Sought(paths)
+        holders: dict[Number, list[int]] = {number: [] for number in sought.numbers}
         held = _held if pids.LINUX else _held_psutil
-        for stat in pids.every() if files else ():
+        for stat in pids.every() if holders else ():
             if stat.pid != os.getpid():
-                for file in held(stat.pid, files):
-                    holders[file].append(stat.pid)
-        return {path: tuple(holders[file]) if file else () for path, file in asked.items()}
+                for number in held(stat.pid, sought):
+                    holders[number].append(stat.pid)
+        return {path: tuple(holders[number]) if number else () for path, number in sought.paths.items()}
 
     def probe(self, listen: str, how: Probe, root: int | None) -> Health:
         """Return the health of the program that should listen on `listen`; see `probe.probe`."""
@@ -84,26 +92,18 @@ def _name(pid: int) -> str:
     return escape(Path(argv[0]).name, 60) if argv else ""
 
 
-def _file(path: Path) -> File | None:
-    try:
-        status = path.stat()
-        return File(status.st_dev, status.st_ino, os.fsencode(path.resolve()))
-    except OSError:
-        return None
+def _held(pid: int, sought: Sought) -> set[Number]:
+    """Return those files that a process has open or mapped."""
+    return _opened(pid, sought) | _mapped(pid, sought)
 
 
-def _held(pid: int, files: Collection[File]) -> set[File]:
-    """Return those of `files` that a process has open or mapped."""
-    return _opened(pid, files) | _mapped(pid, files)
-
-
-def _opened(pid: int, files: Collection[File]) -> set[File]:
+def _opened(pid: int, sought: Sought) -> set[Number]:
     try:
         names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 thousands of them, names alone
     except OSError:
         return set()
     # sockets and pipes have no path, and a name is cheaper to read than a file that may lie on a dead server
-    return _among((link for name in names if _leads_to_a_path(link := f"/proc/{pid}/fd/{name}")), files)
+    return _among((link for name in names if _leads_to_a_path(link := f"/proc/{pid}/fd/{name}")), sought)
 
 
 def _leads_to_a_path(link: str) -> bool:
@@ -113,37 +113,33 @@ def _leads_to_a_path(link: str) -> bool:
         return False
 
 
-def _mapped(pid: int, files: Collection[File]) -> set[File]:
+def _mapped(pid: int, sought: Sought) -> set[Number]:
     try:
         text = Path(f"/proc/{pid}/maps").read_bytes()
     except OSError:
         return set()
-    mapped = {
-        (fields[3], fields[4], fields[5])
-        for fields in (line.split(maxsplit=5) for line in text.splitlines())
-        if len(fields) == 6
-    }
-    numbers = {(device, inode) for device, inode, _ in mapped}
-    names = {(inode, name) for _, inode, name in mapped}
-    # some file systems (btrfs, overlayfs) show another device here than stat does
-    return {file for file in files if file.number in numbers or (file.number[1], file.name) in names}
+    found = set()
+    for fields in (line.split(maxsplit=5) for line in text.splitlines()):
+        if len(fields) == 6:
+            found |= {sought.mapped.get((fields[4], fields[3])), sought.mapped.get((fields[4], fields[5]))}
+    return {number for number in found if number is not None}
 
 
-def _held_psutil(pid: int, files: Collection[File]) -> set[File]:
+def _held_psutil(pid: int, sought: Sought) -> set[Number]:
     library = pids.psutil()
     try:
         opened = [file.path for file in library.Process(pid).open_files()]
     except (library.Error, OSError):
         return set()
     # a file that is mapped and closed does not show here; unlinking it takes nothing from the process that maps it
-    return _among(opened, files)
+    return _among(opened, sought)
 
 
-def _among(paths: Iterable[str], files: Collection[File]) -> set[File]:
-    """Return those of `files` that `paths` lead to."""
-    known, found = {(file.device, file.inode): file for file in files}, set()
+def _among(paths: Iterable[str], sought: Sought) -> set[Number]:
+    """Return those files that `paths` lead to."""
+    found = set()
     for path in paths:
         with contextlib.suppress(OSError):  # closed or removed in the meantime
             status = os.stat(path)  # noqa: PTH116 no object for each of many
-            found.add(known.get((status.st_dev, status.st_ino)))
-    return {file for file in found if file is not None}
+            found.add((status.st_dev, status.st_ino))
+    return found & sought.numbers

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lmctl import launch
 from lmctl.errors import LmctlError, escape
+from lmctl.host import MOST_RUNNING
 from lmctl.spec import ProgramSpec
 
 _ID = re.compile(r"p-[0-9a-f]{12}|gateway|watch")
@@ -67,8 +68,8 @@ def ours(name: str) -> bool:
 
 
 def descriptors(programs: int) -> int:
-    """Return how many open files supervisord needs: five a program (measured) and some of its own."""
-    return 5 * programs + 64
+    """Return how many open files supervisord needs: five a program that runs (measured) and some of its own."""
+    return 5 * min(programs, MOST_RUNNING) + 64
 
 
 def launcher(python: str = sys.executable, module: str = launch.__file__) -> bytes:

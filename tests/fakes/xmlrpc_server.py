@@ -17,6 +17,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     answer: Answer
     asked: list[str]
+    talks: list[int]
     closing: threading.Event
 
     def handle_error(self, *_: object) -> None:
@@ -29,6 +30,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         params, method = xmlrpc.client.loads(body)
+        self.server.talks.append(len(params[0]) if method == "system.multicall" else 1)
         if method == "system.multicall":
             answer: Any = [self._one(call["methodName"], tuple(call["params"])) for call in params[0]]
             raw = next((value for value in answer if isinstance(value, bytes | int) and value is not True), None)
@@ -68,12 +70,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class FakeSupervisord:
-    """Serves on `path` while the context is open; `asked` are the methods in order."""
+    """Serves on `path` while the context is open; `asked` are the methods in order, `talks` how many came at a time."""
 
     def __init__(self, path: Path, answer: Answer) -> None:
         self._server = _Server(str(path), _Handler)
-        self._server.answer, self._server.asked, self._server.closing = answer, [], threading.Event()
-        self.asked = self._server.asked
+        self._server.answer, self._server.closing = answer, threading.Event()
+        self._server.asked, self._server.talks = [], []
+        self.asked, self.talks = self._server.asked, self._server.talks
 
     def __enter__(self) -> FakeSupervisord:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -119,7 +119,9 @@ def test_F60_who_has_a_file_open_or_mapped(way: str, tmp_path: Path, how: str) -
             other = tmp_path / "other"
             other.write_bytes(b"x")
             held = (process.pid,)
-            assert PROCESSES.holders([path, other, link]) == {path: held, other: (), link: held}
+            second = tmp_path / "hard link"
+            second.hardlink_to(path)
+            assert PROCESSES.holders([path, other, link, second]) == {path: held, other: (), link: held, second: held}
         finally:
             process.kill()
     with path.open("rb"):

@@ -140,6 +140,16 @@ def test_start_and_stop(stack: Supervised) -> None:
     assert (process.state, process.pid, process.hash) == ("STOPPED", None, None)
 
 
+def test_many_programs_are_started_and_stopped_together(stack: Supervised) -> None:
+    names = [f"m{n}" for n in range(12)]
+    stack.up(*(stack.spec(name, autostart=False) for name in names))
+    stack.supervisor.start(*map(program_id, names))
+    running = {stack.pid(name) for name in names}
+    assert len(running) == len(names)
+    stack.up()
+    assert stack.states() == {} and not any(map(pids.stat, running))
+
+
 def test_a_program_that_the_daemon_does_not_know_is_an_error(stack: Supervised) -> None:
     with pytest.raises(LmctlError, match="does not run"):
         stack.supervisor.start(program_id("code"))

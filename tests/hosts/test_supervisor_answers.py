@@ -131,6 +131,24 @@ def test_F69_what_fails_for_one_program_stops_no_other(home: Path, method: str) 
     assert started == [OTHER], "it ran before, and nobody else starts it"
 
 
+def test_F29_many_programs_start_a_few_at_a_time_and_one_that_is_refused_keeps_no_other(home: Path) -> None:
+    supervisor, names = faked(home), [f"p-{n:012x}" for n in range(20)]
+    bad, calls = names[7], []
+
+    def answer(asked: str, params: tuple[Any, ...]) -> Any:
+        if asked == "getProcessInfo":
+            return {**INFO, "name": params[0]}
+        if asked == "startProcess":
+            calls.append(params)
+        return Fault(50, "SPAWN_ERROR") if params[:1] == (bad,) else True
+
+    with FakeSupervisord(home / "f" / "s.sock", answer) as fake, pytest.raises(LmctlError) as caught:
+        supervisor.start(*names)
+    assert [problem.change for problem in caught.value.problems] == [bad]
+    assert calls == [(name, False) for name in names]
+    assert fake.talks == [20, 8, 8, 4], "a daemon that starts programs answers nobody meanwhile"
+
+
 @pytest.mark.parametrize(
     "changed", [[], [[]], [[[], []]], [[1, 2, 3]], "x", 7, [["a", "b", "c"]], [[[1], [], []]], {"a": 1}, True], ids=repr
 )
