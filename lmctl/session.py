@@ -139,8 +139,8 @@ class Session:
 
     def _received(self, found: Mapping[str, tuple[Found, ...]]) -> Mapping[str, int]:
         """Ask what interrupted downloads left of the files that are missing; where none is, nothing is asked."""
-        missing = {one.file for files in found.values() for one in files if one.signature is None}
-        return {file.sha256: count for file in missing if (count := self.host.store.received(file))}
+        missing = [one for files in found.values() for one in files if one.signature is None]
+        return {one.file.sha256: count for one in missing if (count := self.host.store.received(one))}
 
     def _taken_ports(self, memory: Memory) -> frozenset[int]:
         """Look at other declarations' ports only where one has to be chosen."""

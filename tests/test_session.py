@@ -124,7 +124,7 @@ def test_only_of_what_is_missing_a_rest_is_asked_for(make):
     session, asked = make(), []
     wanted, file = session.declaration.profiles[0].artifacts[0], CODE.files[0]
     lockfile.write(session.declaration.folder / lockfile.COMMITTED, Lock({wanted.id: replace(CODE, id=wanted.id)}))
-    session.host.store.received = lambda file: asked.append(file) or 7
+    session.host.store.received = lambda missing: asked.append(missing.file) or 7
     for signature in (SIGNATURE, None):
         session.host.store.locate = lambda *_, seen=signature: (Found(file, Path("/w"), Path("/w"), seen),)
         received = dict(session.look(Scope()).world.received)

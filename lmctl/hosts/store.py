@@ -41,14 +41,16 @@ class DiskStore:
         """Return where every file is, all in one root, or where the Hugging Face cache would have it (signature None).
 
         A root counts when it has all files by name and size. Of several the one whose contents are `known` wins
-        (verified content paths by sha256), so that a location never changes by itself; then the first.
+        (verified content paths by sha256), so that a location never changes by itself; then the first. Content whose
+        name in the cache is gone counts as missing: fetching it gives the name back, and the same argv serves it.
         """
         if artifact.commit is None or artifact.repo is None:
             return tuple(self._found(file, path) for file, path in _local(artifact, wanted))
         found = [self._at(artifact, places) for places in self._candidates(artifact, artifact.repo, artifact.commit)]
         whole = [files for files in found if all(file.signature for file in files)]
         verified = [files for files in whole if all(known.get(one.file.sha256) == one.content for one in files)]
-        if not verified and len(artifact.files) == 1 and (path := known.get(artifact.files[0].sha256)) is not None:
+        path = known.get(artifact.files[0].sha256) if len(artifact.files) == 1 and not verified else None
+        if path is not None and path != found[0][0].content:
             verified = [files for files in [self._at(artifact, (path,))] if files[0].signature]
         return next(iter([*verified, *whole, found[0]]))
 
@@ -98,10 +100,16 @@ class DiskStore:
         there = (path for folder in {path.parent for path in known} for path in folder.glob("model*.safetensors"))
         return tuple(sorted(path for path in there if path not in known))
 
-    def received(self, file: LockedFile) -> int:
-        """Return the bytes of a file that an interrupted download left and its journal vouches for."""
+    def received(self, missing: Found) -> int:
+        """Return the bytes of a missing file that are here: all where only its name is gone from the cache.
+
+        Else what an interrupted download left and its journal vouches for.
+        """
+        file, there = missing.file, self.signature(missing.content) if missing.content != missing.path else None
+        if there is not None and there.size == file.size:
+            return file.size
         partial = self._own / "partial" / file.sha256
-        if not partial.exists():
+        if not os.path.lexists(partial):
             return 0
         from lmctl.hosts.journal import finished  # seldom there is anything to look at
 

@@ -95,6 +95,21 @@ def test_a_lost_cache_is_fetched_again_and_the_ledger_heals(machine, hub, served
     assert blob.read_bytes() == DATA
 
 
+def test_a_name_that_the_cache_lost_is_given_back_and_restarts_nothing(machine, hub, served):
+    _, blob = served
+    (link,) = blob.parent.parent.glob("snapshots/*/*")
+    pid = machine.profiles()["hello"]["pid"]
+    link.unlink()
+    hub.requests.clear()
+    planned = machine.run("plan", "--json").data
+    assert [(change["stage"], change["download"]) for change in planned["changes"]] == [("fetch", 0)]
+    machine.run("apply")
+    assert link.resolve() == blob
+    assert machine.profiles()["hello"]["pid"] == pid
+    assert hub.requests == []
+    assert "Nothing to do" in machine.run("plan").out
+
+
 def test_a_lost_ledger_restarts_nothing(machine, hub, served):
     number, _ = served
     pid = machine.profiles()["hello"]["pid"]

@@ -147,13 +147,22 @@ class Later(threading.Event):
 
 
 def test_what_an_interrupted_download_left_is_what_its_journal_vouches_for(disk):
-    assert disk.store.received(ONE) == 0
+    (missing,) = disk.store.locate(artifact(ONE), WANTED, {})
+    assert disk.store.received(missing) == 0
     partial = Partial.open(disk.own / "partial", ONE.sha256, ONE.size)
     partial.write(1, b"GU", threading.Event())
-    assert disk.store.received(ONE) == 0
+    assert disk.store.received(missing) == 0
     partial.save()
-    assert disk.store.received(ONE) == 2
+    assert disk.store.received(missing) == 2
     partial.close()
+
+
+def test_content_that_lost_its_name_in_the_cache_is_missing_and_need_not_be_fetched(disk):
+    disk.place(b"GGUF1", ONE)
+    (found,) = disk.store.locate(artifact(ONE), WANTED, {})
+    found.path.unlink()
+    (missing,) = disk.store.locate(artifact(ONE), WANTED, {ONE.sha256: found.content})
+    assert (missing.path, missing.signature, disk.store.received(missing)) == (found.path, None, ONE.size)
 
 
 def test_F20_hashing_ends_within_a_block_when_asked_to_stop(disk, tmp_path):
