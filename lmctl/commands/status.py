@@ -11,6 +11,7 @@ from pathlib import Path
 from lmctl import condition, desired, unsupervised
 from lmctl.acting import remarks, running, standing
 from lmctl.command import Context
+from lmctl.condition import Condition
 from lmctl.errors import DONE, UNHEALTHY
 from lmctl.logtail import last_words
 from lmctl.reconcile import make_plan
@@ -155,7 +156,8 @@ def _daemon(case: Case) -> str:
 def _row(name: str, view: View) -> Row:
     case, host, program = view.case, view.session.host, program_id(name)
     profile, spec = case.declaration.profile(name), case.world.daemon.specs.get(program)
-    now = condition.of(name, case, host.processes.probe)
+    listen = spec.listen if spec else view.listens[name]
+    now = _left(condition.of(name, case, host.processes.probe), listen, view)
     process = case.world.daemon.processes.get(program)
     started = process.started if process and process.pid == now.pid else None
     wanted = profile.artifacts if profile else ()
@@ -170,12 +172,24 @@ def _row(name: str, view: View) -> Row:
         pid=now.pid,
         uptime=max(0.0, case.world.now - started) if started else None,
         memory=None,  # of all programs at once, by `run`
-        url=f"http://{spec.listen if spec else view.listens[name]}",
+        url=f"http://{listen}",
         drift=view.drifts.get(name, "-"),
         why=now.why + (f" ({ending})" if ending else ""),
         since=now.since,
         log=last_words(host.supervisor.log(program)) if crashed and view.words else (),
     )
+
+
+def _left(now: Condition, listen: str, view: View) -> Condition:
+    """Return what still listens in the place of a program below a supervisord that lost its state folder."""
+    daemon, processes = view.case.world.daemon, view.session.host.processes
+    if now.state != "stopped" or not daemon.lost:
+        return now
+    listener = processes.listener(int(listen.rpartition(":")[2]))
+    if listener is None or not listener.pid or processes.root(listener.pid, daemon.lost) is None:
+        return now
+    why = "its supervisord lost its state folder; `lmctl apply` ends it and starts it anew, `lmctl down` ends it"
+    return Condition("orphaned", why, listener.pid)
 
 
 def _model(profile: Profile | None, spec: ProgramSpec | None) -> str:

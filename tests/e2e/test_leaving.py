@@ -47,6 +47,8 @@ def test_F66_apply_ends_a_daemon_whose_state_folder_was_deleted_and_starts_its_m
     shutil.rmtree(machine.state() if lose == "state" else machine.state().parent)
     said = f"supervisord (pid {old}) lost its state folder"
     assert said in machine.run("status").out
+    row = machine.profiles()["hello"]
+    assert (row["state"], row["pid"]) == ("orphaned", engine)
     assert f"note: {said}: apply ends it" in machine.run("plan").out
     assert ask(served, "hi"), "looking stops nothing"
     ran = machine.run("apply")
