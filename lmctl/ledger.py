@@ -14,6 +14,7 @@ from typing import Any
 
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.ledger_file import failure, full, newer, open_writable
+from lmctl.ledger_reading import reading
 from lmctl.record import NOTHING, record, replace
 from lmctl.spec import Json, Signature
 
@@ -78,11 +79,15 @@ class Ledger:
         """Return what is remembered, as far as it can be read; its `problem` tells why that may be too little."""
         if not self._written():
             return Memory(problem=self._lost())
-        found, problem = Memory(), None
+        problem = None
+
+        def ask(db: sqlite3.Connection) -> Memory:
+            nonlocal problem
+            problem = newer(db, self.path)
+            return _memory(db)
+
         try:
-            with self._reading() as db:
-                problem = newer(db, self.path)
-                found = _memory(db)
+            found = reading(self.path, ask)
         except (sqlite3.DatabaseError, ValueError) as error:
             what = f"{escape(str(self.path))} cannot be read: {escape(str(error))}"
             mended = "free some space" if full(self.path) else "apply puts it aside and begins a new one"
@@ -94,8 +99,7 @@ class Ledger:
         if not self._written():
             return []
         try:
-            with self._reading() as db:
-                return db.execute(query, values).fetchall()
+            return reading(self.path, lambda db: db.execute(query, values).fetchall())
         except sqlite3.DatabaseError as error:
             raise failure(self.path, error) from error
 
@@ -103,8 +107,7 @@ class Ledger:
         """Raise E-STATE when a newer lmctl wrote it: then nothing may be changed."""
         with suppress(sqlite3.DatabaseError):
             if self._written():
-                with self._reading() as db:
-                    problem = newer(db, self.path)
+                problem = reading(self.path, lambda db: newer(db, self.path))
                 if problem is not None:
                     raise LmctlError.of([problem])
 
@@ -117,20 +120,6 @@ class Ledger:
             return None
         what = f"{escape(str(self.path))} is gone or empty: what lmctl brought does not count as its own any more"
         return Problem("E-STATE", what, "apply begins a new one; what runs is not touched")
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        # without a -wal file, or with the empty one that a full disk leaves, nobody has written: `immutable` then keeps
-        # sqlite from creating one beside a mere read
-        quiet = True
-        with suppress(OSError):
-            quiet = self.path.with_name(self.path.name + "-wal").stat().st_size == 0
-        uri = f"file:{_quoted(self.path)}?{'immutable=1' if quiet else 'mode=ro'}"
-        db = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
-        try:
-            yield db
-        finally:
-            db.close()
 
     @contextmanager
     def writing(self, now: float) -> Iterator[Writer]:
@@ -270,7 +259,3 @@ def _row(owned: Owned) -> tuple[str | int | float | None, ...]:
     s = owned.signature
     head = (owned.path, owned.kind, owned.artifact, s.size, s.mtime_ns, s.inode, s.device, owned.sha256)
     return (*head, owned.verified_at, owned.acquired_at, int(owned.protect), owned.unreferenced_since)
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

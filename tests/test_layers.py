@@ -29,6 +29,7 @@ LAYERS = (
     ("lock_reader",),
     ("lockfile",),
     ("ledger_file",),
+    ("ledger_reading",),
     ("premises",),
     ("host", "ledger"),
     ("generations",),

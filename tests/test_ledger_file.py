@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from lmctl import generations
+from lmctl import ledger as ledger_module
 from lmctl.errors import LmctlError
 from lmctl.generations import Generation
 from lmctl.ledger import Ledger, Memory, Owned
 from lmctl.ledger_file import SCHEMA
+from lmctl.record import replace
 from lmctl.spec import Signature
 
 ROW = Owned("/hub/blobs/a", "blob", "o/m@main:Q4", Signature(7, 2**62, 3, 4), "a" * 64, 10.0, 10.0)
@@ -96,6 +98,31 @@ def test_a_broken_ledger_is_moved_aside_by_the_next_write_which_says_so_once(led
     assert (ledger.path.parent / "ledger.db.corrupt-1234").read_bytes() == broken
     (notice,) = told(ledger)
     assert notice.startswith("E-STATE") and notice.endswith("put aside as ledger.db.corrupt-1234")
+
+
+@pytest.mark.parametrize("often", [1, 3])
+def test_a_ledger_that_is_written_while_it_is_read_is_no_broken_one(ledger, often, monkeypatch):
+    """Whoever fetches writes it beside those who only look, and nobody waits for anybody."""
+    rows = [replace(ROW, path=f"/hub/blobs/{number}") for number in range(400)]
+    own(ledger, *rows)
+    writes = iter(range(often))
+    real = ledger_module._memory
+
+    def interrupted(db):
+        assert db.execute("SELECT count(*) FROM owned").fetchone()  # pages that sqlite knows are from before
+        for number in writes:
+            with ledger.writing(1.0) as writer:
+                writer.forget(row.path for row in rows[number * 100 :])
+                writer.hold(f"{number}", "stopped", 1.0)
+            with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+                other.execute("VACUUM")  # as good as any: pages move
+            break
+        return real(db)
+
+    monkeypatch.setattr(ledger_module, "_memory", interrupted)
+    memory = ledger.read()
+    assert (memory.problem, len(memory.holds or {}), len(memory.owned)) == (None, often, 0)
+    assert names(ledger) == {"ledger.db"}
 
 
 def test_F82_two_broken_ledgers_of_one_second_are_both_kept(ledger):
