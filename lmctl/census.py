@@ -25,8 +25,8 @@ def machine(folders: Folders, hardware: Hardware) -> Machine:
 
 def names(folders: Folders) -> list[str]:
     """Return every declaration that has left something in the state folder."""
-    records = {path.stem for path in (folders.state / RECORDS).glob("*.json")}
-    held = {path.name for path in _entries(folders.state) if path.is_dir() and not path.is_symlink()}
+    records = {path.stem for path in _entries(folders.state / RECORDS) if path.suffix == ".json"}
+    held = {path.name for path in _entries(folders.state, folders=True)}
     return sorted(records | held - {RECORDS})
 
 
@@ -38,8 +38,9 @@ def stub(folders: Folders, name: str, about: Machine) -> Declaration:
     return Declaration(name, folder, file, (), machine=about)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path, *, folders: bool = False) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        found = sorted(folder.iterdir())
+        return [path for path in found if path.is_dir() and not path.is_symlink()] if folders else found
     except OSError:
         return []

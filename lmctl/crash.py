@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -50,8 +51,10 @@ def write(environ: Mapping[str, str], command: str, error: BaseException) -> Pat
 
 
 def reports(folders: Folders) -> list[Path]:
-    """Return the reports, the latest first."""
-    return sorted(folders.state.glob(_GLOB), reverse=True)
+    """Return the reports, the latest first; none of a folder that may not be looked into."""
+    with contextlib.suppress(PermissionError):
+        return sorted(folders.state.glob(_GLOB), reverse=True)
+    return []
 
 
 def read(path: Path) -> Json:

@@ -52,7 +52,9 @@ def dispatch(argv: Sequence[str]) -> int:
             raise_shown(error)
         result = Result.failed(error)
     except Exception as error:  # the single catch: what is not the disk's doing is a bug of ours
-        result = _of_the_disk(error) or _of_limits(error) or _bug(error, name, _debug(argv))
+        if _debug(argv):
+            raise_shown(error)
+        result = _of_the_disk(error) or _of_limits(error) or _bug(error, name)
     if result.done or result.exit_code:
         _log(name, result, began, declarations)
     style = style_for(sys.stdout, args.color or "auto", os.environ)
@@ -118,7 +120,10 @@ def _log(name: str, result: Result, began: float, declarations: list[str]) -> No
 
 
 def _of_the_disk(error: Exception) -> Result | None:
-    """Return what is told of a disk that is full or broken, where no part of lmctl knew more to say of it."""
+    """Return what is told of a disk that is full, broken or closed, where no part of lmctl knew more to say of it."""
+    if isinstance(error, OSError) and error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what = f"{escape(os.fsdecode(error.filename), 300)}: {os.strerror(error.errno)}"
+        return Result.failed(LmctlError("E-PERM", what, fix="check who owns it and its permissions"))
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return None
     return Result.failed(disk_error(Path(os.fsdecode(error.filename or "a file of lmctl")), error))
@@ -134,11 +139,9 @@ def _of_limits(error: Exception) -> Result | None:
     return Result.failed(LmctlError("E-SPACE", what, fix="free some, or raise its limits (see `ulimit -a`)"))
 
 
-def _bug(error: Exception, name: str, debug: bool) -> Result:
+def _bug(error: Exception, name: str) -> Result:
     from lmctl import crash  # nobody plans a bug
 
-    if debug:
-        raise_shown(error)
     what = f"{type(error).__name__}: {escape(_redactor().hide(str(error)))}"
     report = crash.write(os.environ, name, error)
     fix = "a defect of lmctl: run it with --debug and report what it prints"

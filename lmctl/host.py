@@ -97,6 +97,7 @@ class Found:
     path: Path
     content: Path
     signature: Signature | None  # None: not there
+    readable: bool = True
 
 
 @record

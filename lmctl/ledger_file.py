@@ -63,6 +63,8 @@ def open_writable(path: Path, patience: float, now: float) -> tuple[sqlite3.Conn
         db = _begun(path, patience)
     except sqlite3.Error as error:
         raise failure(path, error) from error
+    except OSError as error:
+        raise disk_error(path, error) from error
     what = f"{escape(str(path))} could not be used ({escape(why)}): it is put aside as {escape(aside.name)}"
     return db, Problem("E-STATE", what, fix="nothing else is lost; remove that file when you do not need it")
 

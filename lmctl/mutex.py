@@ -118,12 +118,24 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EOPNOTSUPP):
             raise LmctlError("E-IO", f"{escape(str(path))} is not a regular file", fix="remove it") from error
+        if isinstance(error, PermissionError) and _of_another(path):
+            raise _not_ours(path) from error
         raise disk_error(path, error) from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
         os.close(descriptor)
-        raise LmctlError("E-PERM", f"{escape(str(path))} is not a regular file of this user", fix="remove it")
+        raise _not_ours(path)
     return descriptor
+
+
+def _not_ours(path: Path) -> LmctlError:
+    return LmctlError("E-PERM", f"{escape(str(path))} is not a regular file of this user", fix="remove it")
+
+
+def _of_another(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_uid != os.geteuid()
+    return False
 
 
 def _taken(descriptor: int) -> bool:

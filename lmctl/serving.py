@@ -71,6 +71,8 @@ def _obstacle(change: Change, want: Desired | None, case: Case, run: Run, leavin
         if not weights.verified(case, wanted.id):
             what = f"the weights of {want.profile.name} are not verified: {escape(human_id(wanted.id))}"
             return LmctlError("E-HASH", what, fix="run `lmctl apply` again")
+        if error := weights.unreadable(case, wanted, want.profile.name):
+            return error
     if error := _unlocked(want.profile, case, run):
         return error
     try:

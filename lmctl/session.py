@@ -260,6 +260,14 @@ def _served(case: Case) -> frozenset[str]:
     staying = (spec for spec in world.daemon.specs.values() if spec.profile in declared or not removes)
     words = {word for spec in staying for word in spec.argv if word.startswith("/")}
     paths = [Path(word) for word in words]
-    inside = [entry for path in paths if path.is_dir() for entry in path.iterdir()]
+    inside = [entry for path in paths for entry in _within(path)]
     real = {os.path.realpath(path) for path in (*paths, *inside)}
     return frozenset(path for path in world.owned if os.path.realpath(path) in real)
+
+
+def _within(path: Path) -> list[Path]:
+    """Return what lies in a folder; nothing of what is none, or may not be looked into."""
+    try:
+        return list(path.iterdir())
+    except OSError:
+        return []

@@ -87,15 +87,15 @@ def own_files(script: str, folder: Path) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def as_nobody(folder: Path = Path("/")) -> Iterator[list[str]]:
-    """Yield what stands before a command that uid 65534 runs in `folder`; it reaches Python and lmctl.
+def as_nobody(folder: Path = Path("/"), *reached: Path) -> Iterator[list[str]]:
+    """Yield what stands before a command that uid 65534 runs in `folder`; it reaches Python, lmctl and `reached`.
 
     They may lie below folders that only root may enter: in these commands' sight nothing else lies there, and anybody
     may enter.
     """
     own = f"--reuid={NOBODY}"
     somebody = ["setpriv", own, f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
-    script = "\n".join(_opened([Path(sys.prefix), Path(sys.base_prefix), REPOSITORY]))
+    script = "\n".join(_opened([Path(sys.prefix), Path(sys.base_prefix), REPOSITORY, *reached]))
     plain = contextlib.nullcontext(["env", "-C", str(folder)])  # needs no more rights than to be somebody else
     with own_files(script, folder) if script else plain as before:
         yield [*before, *somebody]
@@ -123,7 +123,9 @@ def _opened(needed: Sequence[Path]) -> Iterator[str]:
 
 
 def _open_parts(path: Path) -> list[Path]:
-    return [path] if path.stat().st_mode & 0o005 == 0o005 else sorted(path.iterdir())
+    status = path.stat()
+    open_ = status.st_mode & 0o005 == 0o005 or status.st_uid == NOBODY
+    return [path] if open_ else sorted(path.iterdir())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -35,6 +35,15 @@ def test_what_the_disk_refuses_is_no_defect_of_lmctl(number, code, monkeypatch, 
     assert capsys.readouterr().err.startswith(f"error[{code}]: {tmp_path}/a file cannot be written")
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_F55_a_path_that_is_closed_is_no_defect_of_lmctl(number, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(dispatch, "load", lambda _: Raises(OSError(number, "refused", str(tmp_path / "a file"))))
+    assert dispatch.dispatch(["plan"]) == 8
+    assert capsys.readouterr().err.startswith(f"error[E-PERM]: {tmp_path}/a file: ")
+    monkeypatch.setattr(dispatch, "load", lambda _: Raises(OSError(number, "refused")))  # of no file: a signal, say
+    assert dispatch.dispatch(["plan"]) == 1
+
+
 def test_any_other_error_is_a_defect_and_says_so(monkeypatch, capsys):
     monkeypatch.setattr(dispatch, "load", lambda _: Raises(OSError(errno.EBADF, "what")))
     assert dispatch.dispatch(["plan"]) == 1

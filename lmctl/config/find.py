@@ -33,7 +33,7 @@ class Request:
 
 
 def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> Path:
-    """Return the declaration's file, with links resolved. Raises E-FILE when there is none, or no folder to look in."""
+    """Return the declaration's file, with links resolved. Raises E-FILE when there is none, E-PERM where it is shut."""
     if request.elsewhere:
         refuse_missing(request.directory)
     named = request.file
@@ -44,6 +44,9 @@ def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> 
     for folder in (request.directory, *request.directory.parents, folders.config):
         if os.path.lexists(folder / MAIN):  # a link that leads nowhere is said so, and no other declaration's turn
             return Path(os.path.realpath(folder / MAIN))
+    if not os.access(request.directory, os.X_OK):
+        what = f"{escape(str(request.directory))} may not be entered"
+        raise LmctlError("E-PERM", what, fix="check its permissions")
     what = f"there is no {MAIN} in {escape(str(request.directory))} or above"
     raise LmctlError("E-FILE", what, fix="run `lmctl init`, or name a file with --config")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 
@@ -90,7 +91,7 @@ def _ground(patient: Patient) -> Iterator[Finding]:
 def _machine(patient: Patient) -> Iterator[Finding]:
     if patient.machine_problem is not None:
         yield fail("machine.toml", patient.machine_problem)
-    elif (patient.context.folders.config / "machine.toml").exists():
+    elif os.path.lexists(patient.context.folders.config / "machine.toml"):
         yield ok("machine.toml", escape(str(patient.context.folders.config / "machine.toml")))
 
 

@@ -21,6 +21,9 @@ def judge(session: Session) -> Iterator[Finding]:
     name, state, premises = session.declaration.name, session.state, session.host.premises
     if not state.is_dir():
         return
+    if not premises.ground(state).writable:
+        what, fix = f"{escape(str(state))} may not be written", "check who owns it and its permissions"
+        yield fail(f"state of {name}", LmctlError("E-PERM", what, fix=fix))
     daemon = session.host.supervisor.observe()
     yield from _daemon(f"supervisord of {name}", daemon)
     socket = premises.stale_socket(state)

@@ -73,13 +73,14 @@ class DiskStore:
         )
 
     def _found(self, file: LockedFile, path: Path) -> Found:
-        signature = self.signature(path)
+        signature, readable = self.signature(path), os.access(path, os.R_OK)
         if self._hub in path.parents:
             # the blob as it is named below `hub`, also when a folder above is a link: the ledger knows it by that name
             blob = self._hub / path.relative_to(self._hub).parts[0] / "blobs" / file.etag
             if signature is None or self.signature(blob) == signature:
-                return Found(file, path, blob, signature)
-        return Found(file, path, Path(os.path.realpath(path)) if path.is_symlink() else path, signature)
+                return Found(file, path, blob, signature, readable)
+        link = os.path.islink(path)  # noqa: PTH114 (no error in a folder that may not be entered)
+        return Found(file, path, Path(os.path.realpath(path)) if link else path, signature, readable)
 
     def signature(self, path: Path) -> Signature | None:
         """Return the signature of the regular file behind `path`, None when there is none."""
@@ -151,7 +152,7 @@ class DiskStore:
 
     def partials(self) -> tuple[Partial, ...]:
         """Return partial and quarantined files that nobody writes, each with its bytes on disk."""
-        if not (self._own / "partial").exists() and not (self._own / "quarantine").exists():
+        if not any(os.path.lexists(self._own / folder) for folder in ("partial", "quarantine")):
             return ()
         from lmctl.hosts.partials import partials  # seldom there is anything to look at
 

@@ -177,8 +177,8 @@ def _signature(path: Path) -> Signature:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder of `path` that exists."""
-    return next(part for part in (path, *path.parents) if part.is_dir())
+    """Return the nearest folder of `path` that exists, as far as that may be known."""
+    return next(part for part in (path, *path.parents) if os.path.isdir(part))  # noqa: PTH112 (a shut one has none)
 
 
 def _bytes(count: int) -> str:

@@ -58,6 +58,15 @@ def verified(case: Case, artifact_id: str) -> bool:
     return bool(found) and all(state(case, file) == "verified" for file in found)
 
 
+def unreadable(case: Case, wanted: Wanted, profile: str) -> LmctlError | None:
+    """Return why the engine of `profile` could not load the artifact that it wants, None when it can read all of it."""
+    for found in case.world.found.get(wanted.id, ()):
+        if not found.readable:
+            what = f"{escape(str(found.path), 300)} may not be read, and the engine of {profile} would have to"
+            return LmctlError("E-PERM", what, fix="check its permissions")
+    return None
+
+
 def changes(case: Case) -> Iterable[Change]:
     """Yield a change for every artifact that is incomplete, was never hashed, or was touched since."""
     told: set[str] = set()
