@@ -24,23 +24,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(context: Context, args: argparse.Namespace) -> Result:
-    """Return what was found. The exit code is that of what keeps the most from working, 0 when nothing fails."""
+    """Return what was found. The exit code is that of what keeps the most from working, 0 when nothing fails.
+
+    A report that cannot be written is refused before anything is mended; raises E-USAGE then.
+    """
+    report = context.options.directory / args.bundle if args.bundle else None
+    if report is not None:
+        bundle.refuse(report)
     patient = look.patient(context)
     findings = look.examine(patient)
     mended: list[str] = []
     if args.fix:
         mended = _mend(findings)
         findings = look.examine(look.patient(context))
-    if args.bundle:
-        bundle.write(Path(context.options.directory / args.bundle), patient, findings)
-    data: dict[str, Json] = {
-        "findings": [found.plain() for found in findings],
-        "fixed": [*mended],
-        "bundle": args.bundle,
-    }
+    error = _written(report, patient, findings)
+    written = args.bundle if error is None else None
+    data: dict[str, Json] = {"findings": [found.plain() for found in findings], "fixed": [*mended], "bundle": written}
     return Result(
-        data, lambda style: _text(findings, mended, args.bundle, style), exit_code=worst(findings), done=tuple(mended)
+        data,
+        lambda style: _text(findings, mended, written, style),
+        errors=error.problems if error else (),
+        exit_code=error.exit_code if error else worst(findings),
+        done=tuple(mended),
     )
+
+
+def _written(report: Path | None, patient: look.Patient, findings: tuple[Finding, ...]) -> LmctlError | None:
+    """Write the report that was asked for; return why that failed: what was mended by then is told all the same."""
+    try:
+        if report is not None:
+            bundle.write(report, patient, findings)
+    except LmctlError as error:
+        return error
+    return None
 
 
 def _mend(findings: tuple[Finding, ...]) -> list[str]:

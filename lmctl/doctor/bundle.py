@@ -23,10 +23,17 @@ _DEFECTS = 3  # reports of defects, the latest
 _PACKAGES = ("supervisor", "huggingface_hub", "urllib3", "pydantic", "psutil", "xllamacpp", "mlx-lm", "mlx")
 
 
-def write(path: Path, patient: Patient, findings: Iterable[Finding]) -> None:
-    """Write the file, for this user's eyes alone until it is sent. Raises E-USAGE where there is one already."""
+def refuse(path: Path) -> None:
+    """Raise E-USAGE where there is a file already, or no folder for one."""
     if os.path.lexists(path):
         raise LmctlError("E-USAGE", f"{escape(str(path))} is there already", fix="name a new file")
+    if not path.parent.is_dir():
+        raise LmctlError("E-USAGE", f"{escape(str(path.parent))} is no folder", fix="name a file in one that there is")
+
+
+def write(path: Path, patient: Patient, findings: Iterable[Finding]) -> None:
+    """Write the file, for this user's eyes alone until it is sent. Raises as `refuse`, and E-SPACE, E-PERM or E-IO."""
+    refuse(path)
     redactor = Redactor(patient.context.environ, patient.context.folders.home, _token(patient), _declarations(patient))
     facts = redactor.plain(_facts(patient, findings))
     write_atomic(path, json.dumps(facts, indent=1).encode() + b"\n")

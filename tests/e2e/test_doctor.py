@@ -192,6 +192,18 @@ def test_fix_mends_what_is_safe_and_says_so(machine, hello):
     assert (state / "launch").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("place", ["there.json", "none/report.json", "there.json/report.json"])
+def test_nothing_is_mended_when_the_report_cannot_be_written(machine, hello, place):
+    """What was mended would be told by nobody."""
+    machine.run("apply")
+    (machine.state() / "launch").chmod(0o755)
+    (machine.folder / "there.json").write_text("{}")
+    ran = machine.run("doctor", "--fix", "--bundle", place, "--json", code=64)
+    assert ran.json["errors"][0]["code"] == "E-USAGE"
+    assert (machine.state() / "launch").stat().st_mode & 0o777 == 0o755
+    assert (machine.folder / "there.json").read_text() == "{}"
+
+
 def test_F63_what_fifty_killed_downloads_left_is_listed(machine, hello):
     own = machine.home / ".cache/huggingface/lmctl/partial"
     own.mkdir(parents=True)
