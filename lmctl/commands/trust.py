@@ -84,9 +84,13 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         context.err.write(_text(resolved, entries, context.style))
     _ask(context, file, len(fields))
     trust.write(trust.path(context.folders, declaration.name), declaration.folder, fields)
-    done = [Entry(field, trust.recorded(field)) for field in fields]
+    done = [Entry(field, trust.recorded(field)) for field in sorted(fields, key=lambda field: field.address)]
     text = f"Trusted: {_count(done)} of {declaration.name}. Next: lmctl plan.\n"
-    return Result(_data(resolved, done), text, done=tuple(f"trusted: {entry.address}" for entry in done))
+    addresses = tuple(f"trusted: {entry.address}" for entry in done)
+    if not context.options.yes:
+        return Result(_data(resolved, done), text, done=addresses)
+    # nobody has seen them, or saw them before somebody pulled
+    return Result(_data(resolved, done), lambda style: f"{_text(resolved, done, style)}{text}", done=addresses)
 
 
 def _file(context: Context, name: str | None, *, there: bool) -> Path:

@@ -137,6 +137,15 @@ def test_a_yes_records_exactly_these_fields(typed, answer):
     typed(command="validate")
 
 
+def test_a_yes_on_the_command_line_is_answered_with_what_was_recorded(typed):
+    """Between a look at the fields and the yes somebody may have pulled."""
+    _, shown = typed("--show")
+    result, text = typed("--yes")
+    fields = shown.removesuffix("\n").replace("+ new    ", "✓ trusted")
+    assert text == f"{fields}\nTrusted: 3 fields of team. Next: lmctl plan.\n"
+    assert result.data["fields"][1]["value"] == "./serve.sh '{port}' 'a b; touch x'"
+
+
 @pytest.mark.parametrize("answer", ["n\n", "\n", "", "yess\n", "no y\n"])
 def test_anything_else_records_nothing(typed, answer):
     problem = refusal(typed, answer=answer)
@@ -185,7 +194,7 @@ def test_what_is_trusted_already_asks_nobody_and_writes_nothing(typed):
     typed("--yes")
     before = typed.record.stat()
     result, text = typed()
-    assert result.data["trusted"] and "✓ trusted  profiles.own.command" in text
+    assert result.data["trusted"] and "✓ trusted  profiles.own.command" in text and "Next:" not in text
     assert (typed.record.stat().st_ino, typed.record.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
