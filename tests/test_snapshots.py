@@ -29,7 +29,9 @@ def test_what_was_kept_is_read_to_the_byte(tmp_path):
 
 def test_nobody_else_may_read_it(tmp_path):
     snapshots.keep(tmp_path, 7, FILES)
-    for path in (tmp_path / "snapshots").rglob("*"):
+    paths = [tmp_path / "snapshots", *(tmp_path / "snapshots").rglob("*")]
+    assert {path.relative_to(tmp_path / "snapshots/7").as_posix() for path in paths if path.is_file()} == {*FILES}
+    for path in paths:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
 
 

@@ -42,6 +42,14 @@ def test_every_command_that_did_something_is_a_line(applied):
     assert (applied.state() / "lmctl.log").stat().st_mode & 0o777 == 0o600
 
 
+def test_trust_is_told_when_it_is_given_and_when_it_is_taken_back(machine, port):
+    machine.declare(profile("own", backend="command", command=["true"], port=port()))
+    machine.run("trust", "--yes")
+    machine.run("trust", "--revoke")
+    told = [(line["command"], line["changes"]) for line in lines(machine)]
+    assert told == [("trust", ["trusted: profiles.own.command"]), ("trust", ["revoked: team"])]
+
+
 def test_F17_looking_and_nothing_to_do_write_nothing(applied):
     before = (applied.state() / "lmctl.log").stat().st_mtime_ns
     for words in (
