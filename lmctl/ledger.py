@@ -193,8 +193,9 @@ class Writer:
         self._db.execute("DELETE FROM unconfirmed WHERE profile=?", (profile,))
 
     def hold(self, profile: str, reason: str, since: float) -> None:
-        """Keep a profile from being started until `lift`."""
+        """Keep a profile from being started until `lift`; what a rollback made of it is remembered beside that."""
         self.confirm(profile)
+        self.lift(profile)
         self._db.execute("INSERT OR REPLACE INTO hold VALUES (?,?,?)", (profile, reason, since))
 
     def lift(self, profile: str) -> None:
@@ -232,18 +233,16 @@ def _memory(db: sqlite3.Connection) -> Memory:
         for r in db.execute(_OWNED)
     )
     applied = {r[0]: Applied(json.loads(r[1]), r[2]) for r in db.execute("SELECT address, fields, hash FROM applied")}
-    held = {
-        profile: (reason, since) for profile, reason, since in db.execute("SELECT profile, reason, since FROM hold")
-    }
+    held = db.execute("SELECT profile, reason, since FROM hold").fetchall()
     ports: dict[str, str] = dict(db.execute("SELECT profile, listen FROM port").fetchall())
     return Memory(
         owned=owned,
         applied=applied,
-        holds={profile: reason for profile, (reason, _) in held.items() if reason != ROLLED_BACK},
-        held_since={profile: since for profile, (reason, since) in held.items() if reason != ROLLED_BACK},
+        holds={profile: reason for profile, reason, _ in held if reason != ROLLED_BACK},
+        held_since={profile: since for profile, reason, since in held if reason != ROLLED_BACK},
         ports=ports,
         unconfirmed=frozenset(row[0] for row in db.execute("SELECT profile FROM unconfirmed")),
-        rolled_back=frozenset(profile for profile, (reason, _) in held.items() if reason == ROLLED_BACK),
+        rolled_back=frozenset(profile for profile, reason, _ in held if reason == ROLLED_BACK),
         in_force=_in_force(db),
     )
 

@@ -32,7 +32,11 @@ CREATE TABLE unconfirmed (profile TEXT PRIMARY KEY, since REAL NOT NULL)
 _STEPS = {
     1: """
 ALTER TABLE generation ADD COLUMN restores INTEGER;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+ALTER TABLE hold RENAME TO earlier;
+CREATE TABLE hold (profile TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (profile, reason));
+INSERT INTO hold SELECT profile, reason, since FROM earlier;
+DROP TABLE earlier
 """
 }
 _SUFFIXES = ("-wal", "-shm")

@@ -57,8 +57,11 @@ def begin(session: Session, begun: Case, case: Case, planned: Plan, restores: in
 
 
 def _ends_rollback(case: Case) -> bool:
-    """Whether a run about these profiles ends what is left of a rollback; pruning alone does not."""
+    """Whether a run about these profiles ends what is left of a rollback; pruning alone does not.
+
+    Starting what it did not touch does not either, and one that found nothing to change touched nothing.
+    """
     memory = case.world.memory
     if case.scope.only is not None or (memory.in_force is None and not memory.rolled_back):
         return False
-    return not memory.rolled_back or any(map(case.scope.covers, memory.rolled_back))
+    return any(map(case.scope.covers, memory.rolled_back)) or not (memory.rolled_back or case.scope.run)

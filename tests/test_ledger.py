@@ -115,6 +115,22 @@ def test_a_rollback_stops_nothing_and_lasts_until_a_person_applies(ledger):
     assert (memory.holds, memory.rolled_back, memory.in_force) == ({"chat": "stopped"}, frozenset(), None)
 
 
+def test_what_a_rollback_touched_can_be_stopped_and_the_other_way_round(ledger):
+    with ledger.writing(1.0) as writer:
+        writer.hold("early", "crash-loop", 1.0)
+        writer.hold("early", "stopped", 1.5)
+        writer.roll_back(3, ["early", "late"], 2.0)
+        writer.hold("late", "stopped", 3.0)
+    memory = ledger.read()
+    assert (memory.holds, memory.held_since) == ({"early": "stopped", "late": "stopped"}, {"early": 1.5, "late": 3.0})
+    assert (memory.rolled_back, memory.in_force) == ({"early", "late"}, 3)
+    with ledger.writing(4.0) as writer:
+        writer.lift("early")
+        writer.resume(["late"])
+    memory = ledger.read()
+    assert (memory.holds, memory.rolled_back, memory.in_force) == ({"late": "stopped"}, {"early"}, 3)
+
+
 def test_a_rollback_that_touched_nothing_ends_all_the_same(ledger):
     with ledger.writing(1.0) as writer:
         writer.roll_back(3, [], 2.0)

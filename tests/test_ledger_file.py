@@ -280,6 +280,7 @@ def test_an_older_ledger_is_upgraded_by_the_next_write_and_kept_beside_it(older)
     with older.writing(1.0) as writer:
         number = generations.opened(writer, Generation(1, 9.0, "d", "m", "{}", "", restores=7))
         writer.roll_back(7, ["code"], 9.0)
+    assert (older.read().holds, older.read().rolled_back) == ({"code": "stopped"}, {"code"})
     assert [(one.id, one.restores) for one in generations.listed(older)] == [(number, 7), (7, None)]
     assert older.read().in_force == 7
     assert names(older) == {"ledger.db", "ledger.db.schema-1"}

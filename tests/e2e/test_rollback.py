@@ -143,6 +143,23 @@ def test_pruning_and_stopping_do_not_end_a_rollback(machine, edited):
     assert (machine.run("history", "--json").data["in_force"], ctx(machine)) == (None, "2048")
 
 
+def test_starting_what_a_rollback_did_not_touch_does_not_end_it_though_what_it_touched_is_stopped(machine, port):
+    machine.hello()
+    one, two = port(), port()
+    other = profile("other", path="hello.gguf", port=two, start="manual")
+    for size in (1024, 2048):
+        machine.declare(profile("hello", path="hello.gguf", port=one, ctx=size) + other)
+        machine.run("apply")
+    machine.run("rollback", "1", "--yes")
+    machine.run("stop", "hello")
+    machine.run("start", "other")
+    assert (machine.run("history", "--json").data["in_force"], ctx(machine)) == (1, "1024")
+    assert HELD in machine.run("plan").err
+    assert machine.profiles()["hello"]["state"] == "held"
+    machine.run("start", "hello")
+    assert (machine.run("history", "--json").data["in_force"], ctx(machine), held(machine)) == (None, "2048", [])
+
+
 def test_profiles_of_then_come_back_and_those_of_now_go(machine, port):
     machine.hello()
     (machine.folder / "profiles").mkdir()
