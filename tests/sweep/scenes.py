@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from e2e.conftest import Machine
 from e2e_tools import profile
 from fakes import llama_server
 from fakes.hub import Hub
+from fakes.ports import free_port
 from weights.hello import hello
 
 SCENES = ("nothing", "change")
@@ -100,12 +100,5 @@ def fill(hub: Hub) -> None:
 
 
 def free_ports() -> list[int]:
-    """Return four ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(4)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Return four ports that nobody else is given."""
+    return [free_port() for _ in range(4)]
