@@ -12,6 +12,7 @@ from lmctl.errors import LmctlError
 from lmctl.record import record
 from lmctl.resource import Case
 from lmctl.resources import weights
+from lmctl.secret import hidden
 from lmctl.spec import Artifact, Json, Probe, Profile, ProgramSpec, program_id
 
 # declared keys that no engine is told, or that are shown in another way
@@ -182,8 +183,12 @@ def _hash(argv: tuple[str, ...], env: Mapping[str, str], cwd: str, content: list
 
 
 def _fields(profile: Profile, artifacts: Mapping[str, Artifact], spec: ProgramSpec) -> dict[str, Json]:
-    """What a person would name when asked why: declared keys, commits, the address. Values of `env` are left out."""
-    fields: dict[str, Json] = {key: value for key, value in profile.changed.items() if key not in _UNRENDERED}
+    """What a person would name when asked why: declared keys, commits, the address.
+
+    Values of `env` are left out, and secrets: the ledger keeps it. The hash of the program covers them all.
+    """
+    declared = ((key, value) for key, value in profile.changed.items() if key not in _UNRENDERED)
+    fields: dict[str, Json] = {key: hidden(value, key) for key, value in declared}
     fields |= {f"commit of {a.repo}": a.commit[:12] for a in artifacts.values() if a.commit}
     local = {f"sha256 of {a.id}": a.files[0].sha256[:12] for a in artifacts.values() if not a.commit and a.files}
     settings: dict[str, Json] = {"start by itself": spec.autostart, "stop_timeout": float(spec.stop_seconds)}

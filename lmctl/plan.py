@@ -10,6 +10,7 @@ from typing import Literal
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.fit import Verdict
 from lmctl.record import record
+from lmctl.secret import hidden
 from lmctl.spec import Json
 from lmctl.text import PLAIN, Style, human_bytes, human_id
 
@@ -102,10 +103,18 @@ class Plan:
 
 
 def difference(before: Mapping[str, Json], after: Mapping[str, Json]) -> tuple[Cause, ...]:
-    """Return a cause for every field that differs, in the order of `after`, then what `after` lacks."""
+    """Return a cause for every field that differs, in the order of `after`, then what `after` lacks.
+
+    No cause holds a secret: plans are shown, saved and remembered.
+    """
     names = (*after, *(name for name in before if name not in after))
     pairs = ((name, before.get(name), after.get(name)) for name in names)
-    return tuple(Cause(name, old, new) for name, old, new in pairs if old != new)
+    return tuple(_cause(name, old, new) for name, old, new in pairs if old != new)
+
+
+def _cause(field: str, before: Json, after: Json) -> Cause:
+    was, now = hidden(before, field), hidden(after, field)
+    return Cause(field, was, "(hidden, changed)" if was == now else now)
 
 
 def ordered(changes: Iterable[Change]) -> tuple[Change, ...]:

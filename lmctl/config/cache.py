@@ -17,6 +17,7 @@ from lmctl.config.reach import reach
 from lmctl.errors import LmctlError, Place
 from lmctl.paths import Folders, make_private, read_own, read_regular, write_atomic
 from lmctl.record import NOTHING, replace
+from lmctl.secret import LOOKS_SECRET, hidden
 from lmctl.spec import Declaration, Hardware
 
 _SHAPE = 3  # of an entry
@@ -54,11 +55,15 @@ def load(path: Path, wanted: str, file: Path) -> Declaration | None:
 
 
 def save(path: Path, wanted: str, inputs: Mapping[str, Any], declaration: Declaration) -> None:
-    """Keep a Declaration; a cache that cannot be written is no failure."""
+    """Keep a Declaration without secrets; a cache that cannot be written is no failure."""
+    if any(hidden(dict(profile.changed)) != dict(profile.changed) for profile in declaration.profiles):
+        return
     kept = {"key": wanted, **inputs, "declaration": codec.encode(replace(declaration, sources=NOTHING))}
     with contextlib.suppress(OSError, LmctlError, UnicodeEncodeError):
         make_private(path.parent)
-        write_atomic(path, json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode())
+        text = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+        if LOOKS_SECRET.search(text) is None:
+            write_atomic(path, text.encode())
 
 
 def _unchanged(kept: Mapping[str, Any], file: Path) -> dict[str, bytes] | None:

@@ -8,11 +8,10 @@ from lmctl import plan
 from lmctl.classes import Class, Moved
 from lmctl.condition import Condition
 from lmctl.record import NOTHING, record
-from lmctl.secret import LOOKS_SECRET, NAMES_SECRET
+from lmctl.secret import HIDDEN, LOOKS_SECRET, names_secret
 from lmctl.spec import Json
 
 APPLY, DOWN = "lmctl apply", "lmctl down, then lmctl apply"
-_HIDDEN = "(hidden)"
 
 
 @record
@@ -61,10 +60,9 @@ def made(kind: Class, address: str, fields: Iterable[Field], mend: str = APPLY) 
 
 def _without_secrets(row: Field) -> Field:
     values = (row.desired, row.applied, row.observed)
-    named = NAMES_SECRET.search(row.name.lstrip("-").replace("-", "_").replace(".", "_"))
-    if named is None and not any(LOOKS_SECRET.search(str(value)) for value in values):
+    if not names_secret(row.name) and not any(LOOKS_SECRET.search(str(value)) for value in values):
         return row
     # which of them are equal still tells who moved
     known = {str(value): n for n, value in enumerate(values)}
-    hidden = (None if value is None else f"{_HIDDEN} {known[str(value)]}".removesuffix(" 0") for value in values)
+    hidden = (None if value is None else f"{HIDDEN} {known[str(value)]}".removesuffix(" 0") for value in values)
     return Field(row.name, *hidden)

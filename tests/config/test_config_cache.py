@@ -33,7 +33,7 @@ start = "manual"
 aliases = ["gpt"]
 extra_args = ["--swa-full"]
 env = { CUDA_VISIBLE_DEVICES = "0" }
-description = "sk-abcdefghijklmnopqrstuvwxyz"
+description = "one of all keys"
 [profiles.y]
 model = "o/y"
 port = 9001
@@ -230,3 +230,22 @@ def test_the_second_time_neither_pydantic_nor_tomllib_is_imported(full):
 def test_the_home_decides_where_it_is_kept(full, tmp_path):
     full.load()
     assert cache.entry(Folders.of({}, tmp_path), full.folder).parent == tmp_path / ".cache/lmctl/config"
+
+
+SECRET = "sk-" + "A" * 40
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        f'backend = "command"\ncommand = ["x", "{SECRET}"]\n',
+        'backend = "command"\ncommand = ["x", "--api-key", "swordfish"]\n',
+        f'model = "o/m"\ndescription = "{SECRET}"\n',
+    ],
+    ids=["word", "value-of-a-flag", "description"],
+)
+def test_a_declaration_that_holds_a_secret_is_not_kept(place, keys):
+    place.machine('[allow]\nteam = ["command"]\n')
+    place.write("localmodels.toml", f"{PRELUDE}[profiles.x]\n{keys}")
+    assert place.load() == place.load()
+    assert not [path for path in place.folders.cache.rglob("*") if path.is_file()]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 
-from e2e_tools import ask, listeners, listening
+from e2e_tools import ask, listeners, listening, profile
 from fakes.ports import free_range
 
 HELLO = '[profiles.{name}]\npath = "{name}.gguf"\nport = {port}\n'
@@ -126,6 +127,38 @@ def test_everything_listens_on_loopback_whatever_the_files_ask_for(machine, port
     assert ask(number, "hi")
     found = [(one.laddr.ip, one.laddr.port) for process in machine.processes() for one in listeners(process)]
     assert found == [("127.0.0.1", number)]
+
+
+SERVER = "import http.server as h, sys; h.test(h.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')"
+
+
+def test_a_secret_in_a_command_stands_in_no_plan_history_ledger_or_cache(machine, port):
+    """Only the declaration and the launcher's own file hold it; another secret restarts the program all the same."""
+    number, pids = port(), []
+    marks = [b"sk-" + letter * 40 for letter in (b"A", b"B")]
+    for mark, word in zip(marks, ("swordfish", "mackerel"), strict=True):
+        command = [sys.executable, "-c", SERVER, "{port}", mark.decode(), "--api-key", word]
+        machine.declare(profile("own", backend="command", command=command, health="/", port=number))
+        machine.run("trust", "--yes")
+        shown = machine.run("plan", "--out", str(machine.home / f"{word}.plan")).out
+        machine.run("apply")
+        pids.append(machine.profiles()["own"]["pid"])
+    assert "↻ restart program:own  (command: " in shown
+    assert pids[0] != pids[1]
+    machine.declare(profile("own", backend="command", command=[*command[:-1], "haddock"], health="/", port=number))
+    machine.run("trust", "--yes")
+    assert "--api-key: (hidden) → (hidden, changed)" in machine.run("plan").out
+    machine.run("drift", "--record", code=2)
+    for words in ("history", "history --json", "history 2", "history 2 --json", "status", "config", "drift"):
+        machine.run(*words.split(), code=None)
+    secrets = [*marks, b"swordfish", b"mackerel", b"haddock"]
+    assert not [said for said in machine.said for secret in secrets[:2] if secret.decode() in said]
+    files = [path for path in machine.home.rglob("*") if path.is_file() and path.parent.name != "programs"]
+    files.remove(machine.folder / "localmodels.toml")
+    assert {path.name for path in files} >= {"ledger.db", "mackerel.plan"}
+    assert not [str(path) for path in files for secret in secrets[:2] if secret in path.read_bytes()]
+    kept = [path for path in files if path.name != "trust.json"]  # what a person trusted is shown to its last word
+    assert not [str(path) for path in kept for secret in secrets if secret in path.read_bytes()]
 
 
 def test_what_lmctl_keeps_is_for_its_user_alone(machine, port):
