@@ -43,8 +43,9 @@ Lose = Callable[[Path], None]
 
 
 @pytest.fixture
-def lost(stack: Supervised) -> Callable[[Lose], tuple[int, int]]:
+def lost(stack: Supervised, monkeypatch: pytest.MonkeyPatch) -> Callable[[Lose], tuple[int, int]]:
     """Lose the folder of a daemon with one program; the pids of both."""
+    monkeypatch.setattr(supervisor_lost, "_REST", 1.0)  # its grandchild takes no SIGTERM, and would have 10 s
 
     def lose(way: Lose) -> tuple[int, int]:
         stack.up(stack.spec("code", "0", "--mode", "fork_grandchild"))
