@@ -155,6 +155,7 @@ class Daemon:
     processes: Mapping[str, Process]
     specs: Mapping[str, ProgramSpec]  # `stop_timeout` in whole seconds, as supervisord counts them
     edited: tuple[str, ...] = ()  # sections and files that are not as lmctl would write them now
+    stranded: tuple[str, ...] = ()  # scripts that name a Python which is gone, and are else as lmctl writes them
     problem: str = ""  # why a daemon that is there cannot be asked
     held: frozenset[str] = frozenset()  # programs that the launcher refuses to start
     untrusted: frozenset[str] = frozenset()  # those of `held` whose trust was revoked, and which nobody stopped

@@ -52,6 +52,8 @@ def _daemon(check: str, daemon: Daemon) -> Iterator[Finding]:
     if daemon.edited:
         what = f"edited by hand: {', '.join(daemon.edited[:3])}"
         yield warn(check, what, "`lmctl apply` writes it anew")
+    for name in daemon.stranded:
+        yield warn(check, f"its script {name!r} names a Python that is gone", "`lmctl apply` writes it anew")
 
 
 def _unit(session: Session) -> Iterator[Finding]:

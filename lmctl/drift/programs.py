@@ -15,6 +15,8 @@ from lmctl.resource import Case
 from lmctl.resources import program
 from lmctl.spec import Json, ProgramSpec, program_id
 
+_WRITTEN = "as lmctl writes it"
+
 
 @record
 class _Program:
@@ -47,8 +49,9 @@ def of_supervisor(case: Case) -> Iterator[Drift]:
         yield made("orphan_owned", "supervisord", [Field("state folder", "there", "there", "deleted while it ran")])
     known = {*daemon.specs, *(program_id(profile.name) for profile in case.declaration.profiles)}
     edited = [name for name in daemon.edited if not any(one in name for one in known)]
-    if edited:
-        rows = (Field(name, "as lmctl writes it", "as lmctl writes it", "edited by hand") for name in edited)
+    rows = [Field(name, _WRITTEN, _WRITTEN, "edited by hand") for name in edited]
+    rows += [Field(name, _WRITTEN, _WRITTEN, program.STRANDED) for name in daemon.stranded]
+    if rows:
         yield made("modified", program.FILES, rows)
     for name in sorted(daemon.processes.keys() - known):
         row = Field("program", None, None, "supervisord knows it, no file of lmctl's does")

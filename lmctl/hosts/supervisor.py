@@ -42,7 +42,7 @@ class LocalSupervisor:
         starts = {name: launch.read_starts(str(self._files.starts(name))) for name in specs}
         held = frozenset(name for name, records in starts.items() if launch.held(records))
         untrusted = frozenset(name for name, records in starts.items() if launch.untrusted(records))
-        daemon = Daemon(None, {}, specs, edited, held=held, untrusted=untrusted)
+        daemon = Daemon(None, {}, specs, edited, self._files.stranded(), held=held, untrusted=untrusted)
         try:
             number, infos = self._everything()
         except NotThere:

@@ -101,6 +101,17 @@ exit {launch.REFUSED}
 """.encode("utf-8", "surrogateescape")
 
 
+def python_of(script: bytes) -> tuple[str, str] | None:
+    """Return the Python and lmctl's module that a script of `launcher` or `login` names; None for anything else."""
+    text = script.decode("utf-8", "surrogateescape")
+    found = re.search(r"^if (\[ -x .+ \] && \[ -r .+ \]); then$", text, flags=re.MULTILINE)
+    try:
+        words = shlex.split(found[1]) if found else []
+    except ValueError:
+        return None
+    return (words[2], words[7]) if len(words) == 9 else None
+
+
 def program_file(spec: ProgramSpec) -> bytes:
     """Return the launcher's file of a program: plain ASCII, so that every string survives byte by byte."""
     content = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -63,7 +64,8 @@ class Files:
 
     def _keep_edits(self) -> None:
         """Keep a copy of a supervisord.conf that somebody edited: what they wrote is not lmctl's to lose."""
-        content, known = _bytes(self._conf), {"launch", *(f"programs/{path.name}" for path in self._program_files())}
+        content, programs = _bytes(self._conf), (f"programs/{path.name}" for path in self._program_files())
+        known = {*self._scripts(), *programs}
         if content and not known.issuperset(self.declared()[1]):
             write_atomic(self._conf.with_name(f"{self._conf.name}.edited"), content)
 
@@ -107,11 +109,29 @@ class Files:
             if blocks[""] == few:
                 expected[""] = few  # it counts the programs, and one that is gone from it may not have ended yet
             edited += [escape(name) or "supervisord" for name in names if blocks.get(name) != expected.get(name)]
-            if _bytes(self.folder / "launch") != supervisor_conf.launcher():
-                edited.append("launch")
-            if self._login.exists() and _bytes(self._login) != supervisor_conf.login(self.folder):
-                edited.append("service")
+            edited += [name for name, script in self._scripts().items() if not self._formed(name, script)]
         return specs, tuple(dict.fromkeys(edited))
+
+    def stranded(self) -> tuple[str, ...]:
+        """Return the scripts that name a Python, or an lmctl, which is gone, and are else as `write` would leave them.
+
+        Those that name another one than this are fine: it may be the same by another path.
+        """
+        formed = ((name, self._formed(name, script)) for name, script in self._scripts().items())
+        return tuple(name for name, python in formed if python and not _there(*python))
+
+    def _scripts(self) -> dict[str, bytes]:
+        """Return the scripts that are to be there, as they are."""
+        found = {"launch": _bytes(self.folder / "launch"), "service": _bytes(self._login)}
+        return {name: script or b"" for name, script in found.items() if name == "launch" or script is not None}
+
+    def _formed(self, name: str, script: bytes) -> tuple[str, str] | None:
+        """Return the Python and the lmctl that a script names, None unless it is one that lmctl formed."""
+        python = supervisor_conf.python_of(script)
+        if python is None:
+            return None
+        formed = supervisor_conf.launcher(*python) if name == "launch" else supervisor_conf.login(self.folder, *python)
+        return python if script == formed else None
 
     def patience(self, names: Iterable[str]) -> dict[str, float]:
         """Return the seconds after which programs that were told to stop are killed."""
@@ -154,6 +174,10 @@ def _reported(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+def _there(python: str, module: str) -> bool:
+    return os.access(python, os.X_OK) and os.access(module, os.R_OK)
 
 
 def _bytes(path: Path) -> bytes | None:

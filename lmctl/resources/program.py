@@ -17,6 +17,7 @@ NAME = "program"
 STAGE: Stage = "serve"
 kept = keeps_nothing
 FILES = "supervisord:files"  # the address of what belongs to no program
+STRANDED = "names a Python that is gone"
 
 
 def address(profile: str) -> str:
@@ -113,8 +114,10 @@ def _leftovers(case: Case) -> Iterable[Change]:
     """What of lmctl's files is not as it wrote it and belongs to no program: written again, and nothing restarts."""
     ids = {*case.world.daemon.specs, *(program_id(profile.name) for profile in case.declaration.profiles)}
     names = [name for name in case.world.daemon.edited if not any(known in name for known in ids)]
-    if names and case.scope.whole and case.declaration.profiles:
-        yield Change("serve", "update", FILES, tuple(Cause(name, "edited", "as lmctl writes it") for name in names))
+    causes = [Cause(name, "edited", "as lmctl writes it") for name in names]
+    causes += [Cause(name, STRANDED, "as lmctl writes it") for name in case.world.daemon.stranded]
+    if causes and case.scope.whole and case.declaration.profiles:
+        yield Change("serve", "update", FILES, tuple(causes))
 
 
 def _observed(case: Case, profile: str) -> ProgramSpec | None:

@@ -150,6 +150,12 @@ def test_F70_files_of_supervisord_that_were_edited_belong_to_no_program():
     assert [field.name for field in only(found).fields] == ["include", "program:mine", "launch"]
 
 
+def test_a_script_whose_python_is_gone_was_edited_by_nobody():
+    found = only(compare(daemon(running(), stranded=("launch", "service")), HEALTHY))
+    assert told(found) == ("modified", "supervisord:files", "world", "lmctl apply")
+    assert {field.observed for field in found.fields} == {"names a Python that is gone"}
+
+
 def test_F70_a_program_that_somebody_added_to_our_supervisord_is_a_collision():
     processes = {**running().world.daemon.processes, "mine": Process("mine", "RUNNING", pid=7)}
     drift = only(compare(daemon(running(), processes=processes), HEALTHY))

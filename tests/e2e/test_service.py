@@ -167,7 +167,7 @@ def test_the_script_follows_a_new_python_as_the_launcher_does(applied):
     script.write_bytes(there.replace(sys.executable.encode(), b"/opt/python-that-is-gone"))
     applied.run("down")
     assert log_in(applied).returncode == 75
-    assert "service: edited" in applied.run("plan").out
+    assert "service: names a Python that is gone → as lmctl writes it" in applied.run("plan").out
     applied.run("apply")
     assert script.read_bytes() == there
 

@@ -101,7 +101,8 @@ def test_another_python_changes_the_script_and_no_program(stack: Supervised) -> 
     stack.up(stack.spec("code"))
     pid, conf = stack.pid("code"), (stack.folder / "supervisord.conf").read_bytes()
     (stack.folder / "launch").write_bytes(supervisor_conf.launcher("/old python/bin/python"))
-    assert stack.supervisor.observe().edited == ("launch",)
+    observed = stack.supervisor.observe()
+    assert (observed.edited, observed.stranded) == ((), ("launch",))
     assert stack.supervisor.write([stack.spec("code")]) is True
     stack.supervisor.reload(frozenset())
     assert (stack.pid("code"), (stack.folder / "supervisord.conf").read_bytes()) == (pid, conf)
@@ -272,6 +273,27 @@ def test_F70_what_somebody_edited_is_named(stack: Supervised) -> None:
     assert (stack.supervisor.observe().edited, conf.read_text()) == ((), text)
     kept = conf.with_name("supervisord.conf.edited")
     assert (kept.read_text(), kept.stat().st_mode & 0o777) == (theirs, 0o600)
+
+
+def test_the_same_python_by_another_path_is_nobodys_edit(stack: Supervised, tmp_path: Path) -> None:
+    stack.supervisor.write([stack.spec("code")])
+    moved = tmp_path / "the same, moved"
+    moved.symlink_to(Path(sys.executable).parent)
+    launcher, login = stack.folder / "launch", stack.folder / "service"
+    launcher.write_bytes(supervisor_conf.launcher(str(moved / "python")))
+    login.write_bytes(supervisor_conf.login(stack.folder, str(moved / "python")))
+    observed = stack.supervisor.observe()
+    assert (observed.edited, observed.stranded) == ((), ())
+    for script in (launcher, login):
+        script.write_bytes(script.read_bytes() + b"rm -r /\n")
+    assert stack.supervisor.observe().edited == ("launch", "service")
+    launcher.write_bytes(b"\xff [ -x '")
+    moved.unlink()
+    login.write_bytes(supervisor_conf.login(stack.folder, str(moved / "python")))
+    observed = stack.supervisor.observe()
+    assert (observed.edited, observed.stranded) == (("launch",), ("service",))
+    stack.supervisor.write([stack.spec("code")])
+    assert not (stack.folder / "supervisord.conf.edited").exists()
 
 
 def test_F70_a_file_that_nobody_edited_is_kept_nowhere(stack: Supervised) -> None:
