@@ -124,6 +124,9 @@ def _of_the_disk(error: Exception) -> Result | None:
     if isinstance(error, OSError) and error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         what = f"{escape(os.fsdecode(error.filename), 300)}: {os.strerror(error.errno)}"
         return Result.failed(LmctlError("E-PERM", what, fix="check who owns it and its permissions"))
+    if isinstance(error, OSError) and error.filename and error.errno == errno.ENAMETOOLONG:
+        what = f"{escape(os.fsdecode(error.filename), 80)} is longer than this system takes"
+        return Result.failed(LmctlError("E-PATH", what, fix="shorten it, or the folder's path"))
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return None
     return Result.failed(disk_error(Path(os.fsdecode(error.filename or "a file of lmctl")), error))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast, get_args
 
 from lmctl.errors import LmctlError, Place, Problem, escape
+from lmctl.portable import MOST_RELATIVE, too_long, twins
 from lmctl.spec import Artifact, Format, Json, Lock, LockedFile, Role, Shape
 
 VERSION = 1
@@ -42,14 +43,15 @@ def is_sha256(text: object) -> bool:
 
 
 def stays_inside(path: str) -> bool:
-    """Return whether `path` is relative, normalised, free of invisible characters and stays in its folder."""
+    """Return whether `path` is relative, normalised, free of invisible characters, not too long and stays inside."""
     parts = path.split("/")
     return (
-        0 < len(path) <= 1024
+        path != ""
         and "\\" not in path
         and ":" not in parts[0]
         and not {"", ".", ".."} & set(parts)
         and escape(path, 2048) == path
+        and too_long(path, MOST_RELATIVE) is None
     )
 
 
@@ -146,6 +148,9 @@ class _Reader:
                 self._report("E-LOCK", f"{escape(file.path)} is there twice", (at, number), "path")
             elif file is not None:
                 files[file.path] = file
+        if pair := twins(files):
+            what = f"{escape(pair[0])} and {escape(pair[1])} are one file where case or normal form do not count"
+            self._report("E-LOCK", what, (at,))
         if not table.get("file"):
             self._report("E-LOCK", "the artifact has no files", (at,))
         if len(self.problems) > count:

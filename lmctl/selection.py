@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Listing, RemoteFile
 from lmctl.lock_reader import stays_inside
+from lmctl.portable import twins
 from lmctl.record import record
 from lmctl.shards import SHARD
 from lmctl.spec import Role, Wanted
@@ -57,6 +58,7 @@ def select(listing: Listing, wanted: Wanted) -> tuple[Chosen, ...]:
         chosen = select_tree(listing.files, wanted.role, listing.repo)
     else:
         chosen = _select_gguf(listing, wanted)
+        _refuse_twins(chosen, listing.repo)
     for file, _ in chosen:
         if not stays_inside(file.path):
             raise LmctlError(
@@ -86,7 +88,14 @@ def select_tree(files: Iterable[RemoteFile], role: Role, repo: str) -> tuple[Cho
         kind = next((kind for kind, pattern in _TREE if pattern.fullmatch(path)), None)
         if kind is not None and file.size > 0:
             chosen.append((file, kind))
+    _refuse_twins(chosen, repo)
     return tuple(chosen)
+
+
+def _refuse_twins(chosen: Iterable[Chosen], repo: str) -> None:
+    if pair := twins(file.path for file, _ in chosen):
+        one = f"{escape(pair[0])} and {escape(pair[1])} are one file where case or normal form do not count"
+        raise LmctlError("E-MATCH", f"{escape(repo)}: {one}", fix="choose another repository, or rename one")
 
 
 def _no_safetensors(paths: Iterable[str], repo: str) -> LmctlError:

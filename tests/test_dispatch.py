@@ -44,6 +44,12 @@ def test_F55_a_path_that_is_closed_is_no_defect_of_lmctl(number, monkeypatch, ca
     assert dispatch.dispatch(["plan"]) == 1
 
 
+def test_F64_a_path_that_is_too_long_from_here_is_no_defect_of_lmctl(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(dispatch, "load", lambda _: Raises(OSError(errno.ENAMETOOLONG, "refused", "/a" * 2048)))
+    assert dispatch.dispatch(["plan"]) == 65
+    assert "is longer than this system takes — shorten it" in capsys.readouterr().err
+
+
 def test_any_other_error_is_a_defect_and_says_so(monkeypatch, capsys):
     monkeypatch.setattr(dispatch, "load", lambda _: Raises(OSError(errno.EBADF, "what")))
     assert dispatch.dispatch(["plan"]) == 1

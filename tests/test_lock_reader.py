@@ -61,6 +61,8 @@ SIZE = "size     = 19851335840"
         pytest.param(REASON, "mlx-community/Code-4bit@main:mlx", "E-LOCK", 16, id="id-twice"),
         pytest.param('"config.json"', '"model.safetensors"', "E-LOCK", 26, id="path-twice"),
         pytest.param('"config.json"', '"../config.json"', "E-LOCK", 26, id="path-parent"),
+        pytest.param('"config.json"', f'"{"x" * 255}"', "E-LOCK", 26, id="F64-name-of-255"),
+        pytest.param('"config.json"', '"Model.safetensors"', "E-LOCK", 15, id="F64-twins"),
         pytest.param('"config.json"', '"/etc/passwd"', "E-LOCK", 26, id="path-absolute"),
         pytest.param('"config.json"', '"a//b"', "E-LOCK", 26, id="path-empty-part"),
         pytest.param('"config.json"', '"a/./b"', "E-LOCK", 26, id="path-dot"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from listings import COMMIT, REPO, chosen, gguf, listing, paths, refused, shards
 
-from lmctl.host import Listing
+from lmctl.errors import LmctlError
+from lmctl.host import Listing, RemoteFile
+from lmctl.selection import select_tree
 
 R1 = "DeepSeek-R1-Distill-Qwen-32B"
 BARTOWSKI = listing(
@@ -186,6 +188,18 @@ def test_a_repository_of_safetensors_is_met_with_the_other_backend():
 @pytest.mark.parametrize("path", ["../x-Q4_K_M.gguf", "/x-Q4_K_M.gguf", "a//x-Q4_K_M.gguf", "a\0-Q4_K_M.gguf"])
 def test_F44_a_name_that_leaves_the_repository_is_refused(path: str):
     assert refused(listing(path), gguf("Q4_K_M")).code == "E-HUB"
+
+
+def test_F64_a_name_that_is_too_long_for_some_system_is_refused():
+    assert refused(listing("x" * 250 + "-Q4_K_M.gguf"), gguf("Q4_K_M")).code == "E-HUB"
+
+
+@pytest.mark.parametrize("pair", [("a.jinja", "A.jinja"), ("caf\u00e9.jinja", "cafe\u0301.jinja")])
+def test_F64_files_that_are_one_on_some_system_are_refused(pair):
+    files = [RemoteFile(path, 9, None, "b" * 40) for path in ("model.safetensors", "config.json", *pair)]
+    with pytest.raises(LmctlError, match="are one file where case or normal form do not count") as caught:
+        select_tree(files, "weights", "o/n")
+    assert caught.value.code == "E-MATCH"
 
 
 def test_an_empty_file_is_refused():

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lmctl.config.compose import Composed, Part, known_keys, table
 from lmctl.config.layers import Layer, Tree
 from lmctl.config.make import place_of
-from lmctl.config.names import same_name
 from lmctl.config.positions import Path
 from lmctl.config.values import port_range
 from lmctl.errors import Place, Problem, escape
+from lmctl.portable import same_name
 
 _PLAIN_CACHE = ("f32", "f16", "bf16")
 
@@ -82,6 +82,21 @@ def names(layers: Sequence[Layer]) -> Iterator[Problem]:
             elif known[1] != place and known[2] and layer.committed:
                 what = f"profile {name} is declared twice, first in {known[1]}"
                 yield Problem("E-CONFLICT", what, "keep one of them", place)
+
+
+def files(composed: Iterable[Composed]) -> Iterator[Problem]:
+    """Yield files that only case or normal form tells apart: of one repository, or local ones."""
+    first: dict[tuple[object, ...], tuple[str, Place | None]] = {}
+    for one in composed:
+        for key, of in (("file", ("model", "revision")), ("path", ()), ("mmproj", ())):
+            value, place = one.keys.get(key), place_of(one, key)
+            if isinstance(value, str):
+                same = (key == "file", *(str(one.keys.get(name)) for name in of), same_name(value))
+                known = first.setdefault(same, (value, place))
+                if known[0] != value:
+                    shown = f"'{escape(value, 80)}' and '{escape(known[0], 80)}' ({known[1]})"
+                    what = f"files {shown} are one where case or normal form do not count"
+                    yield Problem("E-PATH", what, "rename one", place)
 
 
 def aliases(composed: Mapping[str, Composed]) -> Iterator[Problem]:

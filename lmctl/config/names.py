@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import unicodedata
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from lmctl.config.values import invisible, wrong_type
 from lmctl.errors import LmctlError, escape
+from lmctl.portable import MOST_PATH, MOST_RELATIVE, too_long
 
 RESERVED = frozenset(["all", "none", "auto", "local", "default", "lmctl", "gateway", "watch", "declarations"])
 DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{stem}{n}" for stem in ("com", "lpt") for n in range(10))])
@@ -44,11 +44,6 @@ def name(value: object) -> object:
     if value.lower() in RESERVED or value.lower().partition(".")[0] in DEVICES:
         raise LmctlError("E-NAME", f"'{shown}' is reserved", fix="choose another name")
     return value
-
-
-def same_name(value: str) -> str:
-    """Return the form in which two names must differ: normal form, case folded."""
-    return unicodedata.normalize("NFC", value).casefold()
 
 
 def alias(value: object) -> object:
@@ -122,21 +117,27 @@ def hub_file(value: object) -> object:
     if not isinstance(value, str):
         raise wrong_type("text", value)
     parts = value.split("/")
-    bad = not value or invisible(value) or "\\" in value or ":" in value or len(value) > 1024
-    if bad or any(part in {"", ".", ".."} or len(part.encode()) > 255 for part in parts):
+    bad = not value or invisible(value) or "\\" in value or ":" in value
+    if bad or any(part in {"", ".", ".."} for part in parts):
         raise LmctlError(
             "E-PATH", f"'{escape(value, 80)}' must stay inside the repository", fix="write a/relative/path"
         )
+    _refuse_long(value, MOST_RELATIVE)
     return value
+
+
+def _refuse_long(path: str, most: int) -> None:
+    if why := too_long(path, most):
+        raise LmctlError("E-PATH", f"'{escape(path, 80)}' has {why}", fix="shorten it")
 
 
 def local_path(value: object) -> object:
     """Check the spelling of a path on this machine; whether it may lead there is decided per layer."""
     if not isinstance(value, str):
         raise wrong_type("text", value)
-    too_long = len(value.encode()) > 4095 or any(len(part.encode()) > 255 for part in value.split("/"))
-    if not value or invisible(value) or "\\" in value or too_long:
+    if not value or invisible(value) or "\\" in value:
         raise LmctlError("E-PATH", f"'{escape(value, 80)}' is no portable path", fix="write it with '/', on one line")
+    _refuse_long(value, MOST_PATH if value.startswith("/") else MOST_RELATIVE)
     return value
 
 

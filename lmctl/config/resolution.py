@@ -119,6 +119,8 @@ def _each(known: Mapping[str, Forms], sound: Sound, hardware: Hardware) -> Itera
         yield from check.profile(name, forms.here, frozenset([hardware.os]), whole=whole)
         for form in forms.elsewhere:
             yield from check.profile(name, form.composed, form.systems, whole=whole)
+    everywhere = ((forms.here, *(form.composed for form in forms.elsewhere)) for forms in known.values())
+    yield from check.files(one for all_forms in everywhere for one in all_forms)
 
 
 def _together(inputs: Inputs, sound: Sound, composed: Mapping[str, Composed]) -> Iterator[Problem]:

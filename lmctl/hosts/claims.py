@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from lmctl.errors import LmctlError, escape
 from lmctl.hosts.answers import Asked
+from lmctl.portable import MOST_RELATIVE, too_long
 
 
 def checked_hub(headers: Mapping[str, str] | None, asked: Asked) -> str:
@@ -45,14 +46,12 @@ def checked_etag(etag: object) -> str:
 
 def checked_name(path: object) -> str:
     """Return `path` when it stays inside its repository on every system; raises E-HUB."""
-    if isinstance(path, str) and 0 < len(path.encode("utf-8", "replace")) <= 1024 and "\0" not in path:
+    if isinstance(path, str) and path and "\0" not in path:
         parts = path.split("/")
         plain = "\\" not in path and path == str(PurePosixPath(path)) and not path.startswith("/")
-        if (
-            plain
-            and not {".", ".."} & set(parts)
-            and all(len(part.encode("utf-8", "replace")) <= 255 for part in parts)
-        ):
+        if plain and not {".", ".."} & set(parts):
+            if why := too_long(path, MOST_RELATIVE):
+                raise LmctlError("E-HUB", f"the Hub names a file with {why}: {shown(path)}", fix="do not use this repo")
             return path
     raise LmctlError("E-HUB", f"the Hub names a file that leaves its folder: {shown(path)}", fix="do not use this repo")
 

@@ -127,12 +127,62 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("file", [*FILES, "", "a/", "é" * 200], ids=lambda file: f"I43-{file[:20]}")
+@pytest.mark.parametrize("file", [*FILES, "", "a/"], ids=lambda file: f"I43-{file[:20]}")
 def test_file_of_a_repository(place, file):
     place.write("localmodels.toml", PROFILE + f'file = "{file}"\n')
     with pytest.raises(LmctlError, match="must stay inside the repository") as caught:
         place.load()
     assert caught.value.code == "E-PATH"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        pytest.param("file", "x" * 255, id="F64-name-of-255"),
+        pytest.param("file", "é" * 200, id="F64-name-of-400"),
+        pytest.param("file", "a/" * 600 + "b", id="F64-path-of-1201"),
+        pytest.param("path", "a/" + "x" * 255, id="F64-local-name-of-255"),
+        pytest.param("path", "a/" * 512 + "b", id="F64-local-path-of-1025"),
+        pytest.param("path", "a/" * 2047 + "bc", id="F64-local-path-of-4096"),
+    ],
+)
+def test_a_path_that_is_too_long_for_some_system(place, key, value):
+    head = PROFILE if key == "file" else 'version = 1\nname = "team"\n[profiles.x]\n'
+    place.write("localmodels.toml", f'{head}{key} = "{value}"\n')
+    with pytest.raises(LmctlError, match=r"bytes, and not every system takes more than .* — shorten it") as caught:
+        place.load()
+    assert caught.value.code == "E-PATH"
+
+
+TWINS = [("A-Q4.gguf", "a-Q4.gguf"), ("caf\u00e9.gguf", "cafe\u0301.gguf"), ("dir/a.gguf", "Dir/a.gguf")]
+
+
+@pytest.mark.parametrize("pair", TWINS, ids=["F64-case", "F64-normal-form", "F64-folder"])
+@pytest.mark.parametrize("keys", ['model = "o/m"\nfile', "path"], ids=["hub", "local"])
+def test_F64_files_that_are_one_on_some_system(place, pair, keys):
+    profiles = [f'[profiles.p{number}]\n{keys} = "{file}"\n' for number, file in enumerate(pair)]
+    place.write("localmodels.toml", 'version = 1\nname = "team"\n' + "".join(profiles))
+    with pytest.raises(LmctlError, match="are one where case or normal form do not count — rename one") as caught:
+        place.load()
+    assert caught.value.code == "E-PATH"
+    place.write("localmodels.toml", 'version = 1\nname = "team"\n' + profiles[0] + profiles[0].replace("p0", "p1"))
+    place.load()
+
+
+def test_F64_files_of_two_repositories_are_never_one(place):
+    profiles = (
+        f'[profiles.{name}]\nmodel = "o/{name}"\nfile = "{file}"\n' for name, file in zip("xy", TWINS[0], strict=True)
+    )
+    place.write("localmodels.toml", 'version = 1\nname = "team"\n' + "".join(profiles))
+    place.load()
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_F64_an_overlay_of_another_system_counts(place, system):
+    overlay = f'[[profiles.x.when]]\nos = "{system}"\nfile = "M.gguf"\n'
+    place.write("localmodels.toml", f'{PROFILE}file = "m.gguf"\n{overlay}')
+    with pytest.raises(LmctlError, match="are one where case or normal form do not count"):
+        place.load()
 
 
 @pytest.mark.parametrize("revision", ["", "-x", "a..b", "a//b", "a b", "x" * 129, "refs\\n"])
