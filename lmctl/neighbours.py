@@ -53,6 +53,24 @@ def _parses(file: Path) -> None:
     tomllib.loads(read_regular(file, _CONFIG_LIMIT).decode())
 
 
+def served(state: Path, own: str, leaving: frozenset[str] = frozenset()) -> frozenset[str] | None:
+    """Return all words of the commands of other declarations' programs; None when one of them cannot be read.
+
+    What a program was last applied or rolled back to may be in no lock of today, and it may start at any time.
+    """
+    words: set[str] = set()
+    for folder in (folder for folder in state.glob("*/programs") if folder.parent.name not in {own, *leaving}):
+        for program in folder.glob("*.json"):
+            try:
+                argv = json.loads(read_regular(program, _CONFIG_LIMIT))["argv"]
+            except (LmctlError, ValueError, KeyError, TypeError, RecursionError):
+                return None
+            if not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
+                return None
+            words.update(argv)
+    return frozenset(words)
+
+
 def ports(state: Path, records: Path, own: Path) -> frozenset[int]:
     """Return the ports on which programs of other declarations listen, as far as their files say."""
     found = set()

@@ -157,8 +157,12 @@ class Session:
             return case
         leaving = case.scope.leaving
         others = neighbours.references(self.record.parent, self.record, self.folders.cache, leaving)
+        words = neighbours.served(self.folders.state, self.declaration.name, leaving)
+        if words is None:
+            others = None
         outside = frozenset(path for path in case.world.owned if not self.host.store.holds(Path(path)))
-        world = replace(case.world, references=References(others), served=_served(case), outside=outside)
+        served = _served(case, words or frozenset())
+        world = replace(case.world, references=References(others), served=served, outside=outside)
         case = replace(case, world=world)
         candidates = [row.path for row, why in content.verdicts(case) if why is None]
         store = self.host.store
@@ -253,13 +257,16 @@ def _known(owned: Iterable[Owned]) -> Mapping[str, Path]:
     return {row.sha256: Path(row.path) for row in ranked}
 
 
-def _served(case: Case) -> frozenset[str]:
-    """Return the ledger's files to which the argv of a program leads that stays, or a folder that it names."""
+def _served(case: Case, others: frozenset[str]) -> frozenset[str]:
+    """Return the ledger's files to which the argv of a program leads that stays, or a folder that it names.
+
+    `others` are the words of what other declarations would run.
+    """
     world, declared = case.world, {profile.name for profile in case.declaration.profiles}
     removes = case.scope.whole and case.scope.only is None
     staying = (spec for spec in world.daemon.specs.values() if spec.profile in declared or not removes)
-    words = {word for spec in staying for word in spec.argv if word.startswith("/")}
-    paths = [Path(word) for word in words]
+    words = others.union(word for spec in staying for word in spec.argv)
+    paths = [Path(word) for word in words if word.startswith("/")]
     inside = [entry for path in paths for entry in _within(path)]
     real = {os.path.realpath(path) for path in (*paths, *inside)}
     return frozenset(path for path in world.owned if os.path.realpath(path) in real)

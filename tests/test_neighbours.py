@@ -52,6 +52,19 @@ def test_what_leaves_with_it_refers_to_nothing(tmp_path):
     assert neighbours.references(records, records / "mine.json", tmp_path / "cache", leaving) == frozenset()
 
 
+def test_what_programs_of_others_name_is_known_whatever_their_files_say_today(tmp_path):
+    state = tmp_path / "state"
+    for name, path in (("other", "/hub/w.gguf"), ("mine", "/hub/mine.gguf"), ("away", "/hub/away.gguf")):
+        (state / name / "programs").mkdir(parents=True)
+        (state / name / "programs/p-1.json").write_text(json.dumps({"argv": ["serve", "--model", path]}))
+    assert neighbours.served(state, "mine", frozenset(["away"])) == {"serve", "--model", "/hub/w.gguf"}
+    assert neighbours.served(tmp_path / "none", "mine") == frozenset()
+    for broken in ("{", "[]", '{"argv": 1}', '{"argv": [1]}'):
+        (state / "other/programs/p-1.json").write_text(broken)
+        assert neighbours.served(state, "mine") is None
+        assert neighbours.served(state, "mine", frozenset(["other"])) == {"serve", "--model", "/hub/away.gguf"}
+
+
 def test_what_runs_undeclared_beside_others_is_referred_to(tmp_path):
     other = Other(tmp_path, "other")
     (tmp_path / "state/other").mkdir()

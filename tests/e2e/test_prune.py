@@ -129,6 +129,29 @@ def test_what_another_declaration_refers_to_is_kept(machine, hub, removed, port)
     assert removed.exists()
 
 
+def test_what_a_stopped_program_of_another_declaration_would_serve_is_kept(machine, hub, removed, port):
+    """It stands for an older apply, or for a rollback: neither is in the files of today."""
+    other = machine.home / "other"
+    other.mkdir()
+    text = 'version = 1\nname = "other"\n'
+    file = other / "localmodels.toml"
+    file.write_text(text + profile("hub", model=REPO, quant="Q4_K_M", port=port(), start="manual"))
+    machine.run("-C", str(other), "apply")
+    shutil.copy2(machine.folder / "hello.gguf", other)
+    file.write_text(text + profile("hub", path="hello.gguf", port=port(), start="manual"))
+    (other / "localmodels.lock").unlink()
+    machine.run("-C", str(other), "lock")
+    machine.run("apply", "--prune")
+    assert removed.exists()
+    assert kept(machine, "--now") == ["a program's command names it"]
+    (program,) = (machine.state("other") / "programs").glob("*.json")
+    program.write_text("{")
+    assert kept(machine, "--now") == ["another declaration on this machine cannot be read"]
+    program.unlink()
+    machine.run("prune", "--now")
+    assert not removed.exists()
+
+
 def test_what_another_declaration_came_to_refer_to_meanwhile_is_kept(machine, hub, removed, port):
     """Between the plan and the last stage lie downloads: the rules count when something is about to go."""
     other = machine.home / "other"
