@@ -23,6 +23,7 @@ from lmctl.record import record
 _SOCKET_LIMIT = 96  # supervisord first binds a name of up to eight bytes more, and the kernel takes 104 to 108
 _START_TIMEOUT = 30.0
 _ROOMY = 4096  # open files: room for 800 programs without a restart of the daemon
+ARGUMENTS = ("-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf")  # of Python; a daemon keeps them
 FOLDER = "LMCTL_STATE"  # in a daemon's environment: the folder that it was started for
 
 
@@ -110,8 +111,11 @@ def is_daemon(number: int, folder: Path) -> bool:
 
 
 def is_supervisord(number: int) -> bool:
-    """Return whether a process is a supervisord, whoever runs it."""
-    return any("supervisord" in part for part in pids.command(number)[:5])
+    """Return whether a process is a supervisord as lmctl starts one, for whatever folder: no other word will do.
+
+    A reader of its log, or an editor of its configuration, works in the same folder and names it as well.
+    """
+    return pids.command(number)[1:] == ARGUMENTS
 
 
 def start(folder: Path, environ: Mapping[str, str]) -> None:
@@ -151,7 +155,7 @@ def _spawn(folder: Path, environ: Mapping[str, str], descriptor: int) -> None:
 
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf"],
+            [sys.executable, *ARGUMENTS],
             cwd=folder,
             env={**launch.inherited(environ), FOLDER: os.path.realpath(folder)},
             stdin=subprocess.DEVNULL,

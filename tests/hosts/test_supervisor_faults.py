@@ -93,6 +93,23 @@ def test_F67_a_pidfile_that_names_another_process_is_not_trusted(stack: Supervis
             other.kill()
 
 
+def test_F67_who_reads_the_log_in_the_state_folder_is_not_taken_for_the_daemon(stack: Supervised) -> None:
+    stack.up(stack.spec("code"))
+    daemon, file = stack.supervisor.observe().pid, stack.folder / "supervisord.pid"
+    wait = [sys.executable, "-c", "import time; time.sleep(600)", "supervisor.supervisord", "-c", "supervisord.conf"]
+    for argv in (["tail", "-f", "supervisord.log"], wait):
+        with subprocess.Popen(argv, cwd=stack.folder, stdout=subprocess.DEVNULL) as other:
+            try:
+                assert not supervisor_daemon.is_daemon(other.pid, stack.folder)
+                file.write_text(f"{other.pid}\n")
+                assert supervisor_daemon.pid(stack.folder) == daemon
+            finally:
+                other.kill()
+    file.unlink()
+    stack.supervisor.shutdown()
+    assert daemon is not None and pids.stat(daemon) is None
+
+
 def test_F67_a_recorded_pid_that_now_is_another_process_is_not_killed(stack: Supervised) -> None:
     stack.supervisor.write([stack.spec("code")])
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as other:

@@ -99,16 +99,20 @@ def test_F71_only_what_is_provably_ours_is_lost(stack: Supervised, home: Path) -
     """Another folder's daemon, and processes that look like one in all but one respect."""
     stack.supervisor.write([])
     marked = {**os.environ, supervisor_daemon.FOLDER: str(stack.folder)}
-    wait = "import sys, time; print(flush=True); time.sleep(600)"
+    (home / "fake/supervisor").mkdir(parents=True)
+    (home / "fake/supervisor/__init__.py").touch()
+    (home / "fake/supervisor/supervisord.py").write_text("import time; print(flush=True); time.sleep(600)")
+    path = {"PYTHONPATH": str(home / "fake")}
+    like = [sys.executable, *supervisor_daemon.ARGUMENTS]
     with Supervised(home / "other") as other:
         other.up(other.spec("code"))
         other.pid("code")
         shutil.rmtree(other.folder)
         assert len(other.supervisor.observe().lost) == 1
         look_alikes = [
-            ([sys.executable, "-c", wait, "supervisord"], os.environ, True),  # of another folder, or of the user's own
-            ([sys.executable, "-c", wait, "supervisord"], marked, False),  # a process that a daemon started
-            ([sys.executable, "-c", wait, "x"], marked, True),  # no supervisord
+            (like, {**os.environ, **path}, True),  # of another folder, or of the user's own
+            (like, {**marked, **path}, False),  # a process that a daemon started
+            ([*like, "supervisord"], {**marked, **path}, True),  # no supervisord of lmctl's
         ]
         processes = [
             subprocess.Popen(argv, env=environ, start_new_session=leads, stdout=subprocess.PIPE)
