@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from lmctl import launch
@@ -14,6 +15,7 @@ from lmctl.paths import disk_error, write_atomic
 from lmctl.record import replace as copy
 from lmctl.spec import ProgramSpec
 
+_EARLIER = (".1", ".2", ".3", ".4")  # of edited configurations
 _LOG_BYTES = 20 << 20  # for a program without a section, where nothing else is known
 
 
@@ -63,11 +65,22 @@ class Files:
         return bool(changed) or any(path not in wanted for path in self._program_files())
 
     def _keep_edits(self) -> None:
-        """Keep a copy of a supervisord.conf that somebody edited: what they wrote is not lmctl's to lose."""
+        """Keep a copy of a supervisord.conf that somebody edited: what they wrote is not lmctl's to lose.
+
+        The last one is `supervisord.conf.edited`, those before it are counted from 1 on.
+        """
         content, programs = _bytes(self._conf), (f"programs/{path.name}" for path in self._program_files())
         known = {*self._scripts(), *programs}
-        if content and not known.issuperset(self.declared()[1]):
-            write_atomic(self._conf.with_name(f"{self._conf.name}.edited"), content)
+        if not content or known.issuperset(self.declared()[1]):
+            return
+        copies = [self._conf.with_name(f"{self._conf.name}.edited{n}") for n in ("", *_EARLIER)]
+        if _bytes(copies[0]) == content:
+            return
+        with _reported(copies[0]):
+            for newer, older in reversed([*pairwise(copies)]):
+                if newer.exists():
+                    newer.replace(older)
+        write_atomic(copies[0], content)
 
     def named(self) -> frozenset[str]:
         """Return the programs that supervisord.conf names."""

@@ -296,6 +296,18 @@ def test_the_same_python_by_another_path_is_nobodys_edit(stack: Supervised, tmp_
     assert not (stack.folder / "supervisord.conf.edited").exists()
 
 
+def test_F70_what_was_edited_again_is_kept_beside_what_was_edited_before(stack: Supervised) -> None:
+    conf = stack.folder / "supervisord.conf"
+    stack.supervisor.write([stack.spec("code")])
+    text = conf.read_text()
+    for number in (1, 1, *range(2, 8)):  # the first edit comes twice
+        conf.write_text(f"{text}\n[include]\nfiles=/etc/{number}.ini\n")
+        stack.supervisor.write([stack.spec("code")])
+    kept = sorted(conf.parent.glob("supervisord.conf.edited*"))
+    assert [path.name.removeprefix("supervisord.conf.edited") for path in kept] == ["", ".1", ".2", ".3", ".4"]
+    assert [path.read_text().split("/etc/")[1] for path in kept] == [f"{n}.ini\n" for n in (7, 6, 5, 4, 3)]
+
+
 def test_F70_a_file_that_nobody_edited_is_kept_nowhere(stack: Supervised) -> None:
     for programs in (["code"], ["code", "chat"], ["chat"], []):
         stack.supervisor.write([stack.spec(name) for name in programs])
