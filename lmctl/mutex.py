@@ -19,6 +19,7 @@ from lmctl.errors import LmctlError, escape
 from lmctl.paths import disk_error, make_private
 
 PATIENCE = 5.0  # seconds to wait, unasked, for a lock that nobody holds for long
+_GLANCE = 0.3  # seconds to wait for a lock all the same: somebody may only be asking who holds it
 _POLL = 0.1  # seconds between two tries of a waiter
 
 
@@ -63,6 +64,8 @@ def exclusive(
 ) -> Iterator[Held]:
     """Hold the lock at `path`, with `wait` once its holder lets go, else when it does within `patience` seconds.
 
+    Somebody who only asks for the holder, as `holder` does, is waited for in any case.
+
     A waiter is told once, through `say`, who holds it. When `stop` is set before the lock is held, KeyboardInterrupt
     is raised and nothing was done.
 
@@ -73,7 +76,7 @@ def exclusive(
     make_private(path.parent)
     descriptor = _open(path)
     try:
-        _wait(descriptor, math.inf if wait else patience, say if wait else None, stop)
+        _wait(descriptor, math.inf if wait else max(patience, _GLANCE), say if wait else None, stop)
         _refuse_stopped(stop)
         held = Held(path, descriptor, command, say)
         held()
@@ -84,7 +87,10 @@ def exclusive(
 
 
 def holder(path: Path) -> str | None:
-    """Return who holds the lock at `path` now, in words; None when nobody does, or it cannot be known."""
+    """Return who holds the lock at `path` now, in words; None when nobody does, or it cannot be known.
+
+    For a moment it shares the lock itself: whoever asks for it then tries again.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

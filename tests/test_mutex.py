@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lmctl import mutex
 from lmctl.errors import LmctlError
 from lmctl.mutex import exclusive
 from lmctl.mutex import holder as held_by
@@ -264,6 +265,14 @@ def test_a_lock_that_is_soon_free_is_waited_for_unasked(lock, holder):
     threading.Timer(0.3, holder.stdin.close).start()  # after some tries
     with exclusive(lock, "lmctl down", patience=30.0):
         pass
+
+
+def test_who_only_asks_for_the_holder_keeps_nobody_from_the_lock(lock, monkeypatch):
+    """For the moment of that question the lock is taken, and a run that begins then has no patience."""
+    real, glances = mutex._taken, iter([False])
+    monkeypatch.setattr(mutex, "_taken", lambda descriptor: next(glances, True) and real(descriptor))
+    with exclusive(lock, "lmctl apply"):
+        assert "lmctl apply" in (held_by(lock) or "")
 
 
 def test_who_holds_a_lock_is_told_without_taking_it(lock, holder):
