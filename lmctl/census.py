@@ -6,13 +6,12 @@ import contextlib
 import os
 from pathlib import Path
 
-from lmctl import neighbours
+from lmctl import belongings, neighbours
+from lmctl.belongings import RECORDS
 from lmctl.config import loading
 from lmctl.config.find import MAIN, Request
 from lmctl.paths import Folders
 from lmctl.spec import Declaration, Hardware, Machine
-
-RECORDS = "declarations"  # the folder of the state folder that says which folder a name belongs to
 
 
 def machine(folders: Folders, hardware: Hardware) -> Machine:
@@ -24,10 +23,10 @@ def machine(folders: Folders, hardware: Hardware) -> Machine:
 
 
 def names(folders: Folders) -> list[str]:
-    """Return every declaration that has left something in the state folder."""
+    """Return every declaration that has left something in the state folder; what else lies there is none."""
     records = {path.stem for path in _entries(folders.state / RECORDS) if path.suffix == ".json"}
-    held = {path.name for path in _entries(folders.state, folders=True)}
-    return sorted(records | held - {RECORDS})
+    held = {path.name for path in _entries(folders.state, folders=True) if belongings.is_state(path)}
+    return sorted(filter(belongings.is_name, records | held))
 
 
 def stub(folders: Folders, name: str, about: Machine) -> Declaration:

@@ -110,13 +110,14 @@ def _noting(context: Context, declarations: list[str]) -> Context:
 
 def _log(name: str, result: Result, began: float, declarations: list[str]) -> None:
     """Write what was done into lmctl's log, in the state folder of the declaration that it was done for."""
-    from lmctl import logbook  # only for commands that did something, or failed
+    from lmctl import belongings, logbook  # only for commands that did something, or failed
 
     ran = logbook.Ran(name, result, began, time.time() - began)
     home, found = os.environ.get("HOME", ""), declarations[:1] or [str(result.data.get("name") or "")]
     if ran.counts and found[0] and home.startswith("/"):
         folder = Folders.of(os.environ, Path(home)).declaration(found[0])
-        logbook.write(folder, logbook.line(ran, _redactor().hide))
+        if belongings.is_state(folder):  # an uninstall leaves none
+            logbook.write(folder, logbook.line(ran, _redactor().hide))
 
 
 def _of_the_disk(error: Exception) -> Result | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from lmctl import census
+from lmctl import belongings, census
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.host import OnProgress
 from lmctl.mutex import exclusive
@@ -33,6 +33,7 @@ class Leave:
     session: Session
     case: Case
     unit: Unit | None = None  # that starts it at login, where lmctl wrote it
+    beside: tuple[Kept, ...] = ()  # what lies where lmctl's own would, and is not, or not any more
 
     @property
     def name(self) -> str:
@@ -45,8 +46,8 @@ class Leave:
 
     @property
     def kept(self) -> tuple[Kept, ...]:
-        """Content that lmctl brought and that stays, with the reason."""
-        return tuple(content.kept(self.case))
+        """Content that lmctl brought and that stays, and what is not lmctl's, each with the reason."""
+        return (*content.kept(self.case), *self.beside)
 
     @property
     def programs(self) -> int:
@@ -59,15 +60,40 @@ def look(sessions: Iterable[Session]) -> tuple[Leave, ...]:
     """Return what of each declaration goes and stays when all of them go together; reads only."""
     leaving = frozenset(session.declaration.name for session in sessions)
     scope = Scope(waive_wait=True, approved=True, leaving=leaving)
-    found = [Leave(session, session.look(scope, Lock()), _unit(session)) for session in sessions]
+    found = [Leave(session, session.look(scope, Lock()), _unit(session), _beside(session)) for session in sessions]
     ending = frozenset(pid for leave in found for pid in program.ending(leave.case))
     return tuple(_let_go(leave, ending) for leave in found)
 
 
 def _unit(session: Session) -> Unit | None:
+    """Return the unit where it is lmctl's, or the link to one that is gone."""
     with contextlib.suppress(LmctlError):  # a path that no unit could name
-        return session.unit if session.unit.state() == "ours" else None
+        unit = session.unit
+        state = unit.state()
+        return unit if state == "ours" or (state == "absent" and unit.enabled()) else None
     return None
+
+
+def _beside(session: Session) -> tuple[Kept, ...]:
+    """Return what of this declaration is not lmctl's to remove: an edited unit with its link, files of somebody's."""
+    found = [*map(_unknown, belongings.foreign(session.state))]
+    with contextlib.suppress(LmctlError):  # as above
+        unit = session.unit
+        state = unit.state()
+        if state in ("edited", "foreign"):
+            whose = "edited since lmctl wrote it" if state == "edited" else "not written by lmctl"
+            found.append(_kept(unit.path, f"{whose}; look at it, and remove it by hand"))
+        if state in ("edited", "foreign") and unit.link is not None and unit.enabled():
+            found.append(_kept(unit.link, "enables that unit; remove it along with it"))
+    return tuple(found)
+
+
+def _unknown(path: Path) -> Kept:
+    return _kept(path, "not lmctl's; move it elsewhere, or remove it by hand")
+
+
+def _kept(path: Path, why: str) -> Kept:
+    return Kept(str(path), 0 if path.is_dir() else path.lstat().st_size, why)
 
 
 def _let_go(leave: Leave, ending: frozenset[int]) -> Leave:
@@ -82,6 +108,11 @@ def _let_go(leave: Leave, ending: frozenset[int]) -> Leave:
 def last(folders: Folders, leaving: frozenset[str]) -> bool:
     """Return whether no other declaration is left on this machine: what all share goes along then."""
     return not {*census.names(folders)} - leaving
+
+
+def strangers(folders: Folders) -> tuple[Kept, ...]:
+    """Return what lies in the state folder beside declarations and is not lmctl's."""
+    return tuple(map(_unknown, belongings.strangers(folders)))
 
 
 def size(folder: Path) -> tuple[int, int]:
@@ -144,8 +175,12 @@ def _prune(leave: Leave, shown: frozenset[str], on_progress: OnProgress, say: Ca
 
 
 def _forget(session: Session) -> None:
-    """Remove the state folder, then the record by which the declaration is found: an interrupted run is taken up."""
-    remove_tree(session.state)
+    """Remove the state folder, then the record by which the declaration is found: an interrupted run is taken up.
+
+    What lmctl did not write stays there.
+    """
+    stays = {str(path) for path in belongings.foreign(session.state)}
+    remove_tree(session.state, stays)
     _unlink(session.record)
 
 
@@ -160,13 +195,12 @@ def forget_shared(folders: Folders) -> tuple[Kept, ...]:
         _rmdir(own / "partial", own / "quarantine", own)
     for path in folders.state.glob("crash-*.json"):
         _unlink(path)
-    _rmdir(folders.state / census.RECORDS, folders.state)
-    stays = (path for root in (own, folders.state) for path in _below(root))
-    return tuple(Kept(str(path), path.lstat().st_size, "not known to lmctl") for path in stays)
+    _rmdir(folders.state / belongings.RECORDS, folders.state)
+    return (*map(_unknown, _below(own)), *strangers(folders))
 
 
-def remove_tree(folder: Path) -> None:
-    """Remove a folder of lmctl's with all that is in it; no link is followed. Raises E-PERM, E-IO.
+def remove_tree(folder: Path, stays: Collection[str] = ()) -> None:
+    """Remove a folder of lmctl's with all that is in it but `stays`; no link is followed. Raises E-PERM, E-IO.
 
     A folder that is a link, or another user's, is refused with E-PRUNE.
     """
@@ -178,12 +212,15 @@ def remove_tree(folder: Path) -> None:
         what = f"{escape(str(folder))} is not a folder of this user"
         raise LmctlError("E-PRUNE", what, fix="look at it, and remove it by hand")
     try:
-        for _, names, files, descriptor in os.fwalk(folder, topdown=False, follow_symlinks=False):
+        for above, names, files, descriptor in os.fwalk(folder, topdown=False, follow_symlinks=False):
             for name in files:
-                os.unlink(name, dir_fd=descriptor)
+                if f"{above}/{name}" not in stays:
+                    os.unlink(name, dir_fd=descriptor)
             for name in names:
-                _remove_folder(name, descriptor)
-        folder.rmdir()
+                if not any(one == f"{above}/{name}" or one.startswith(f"{above}/{name}/") for one in stays):
+                    _remove_folder(name, descriptor)
+        if not stays:
+            folder.rmdir()
     except OSError as error:
         raise disk_error(folder, error) from error
 

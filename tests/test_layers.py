@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "code_docs"),
     ("paths", "spec"),
     ("launch", "embedded", "redact"),
-    ("mutex", "source", "logtail", "adhoc", "allowlist", "shards", "portable", "trust", "trace", "crash", "units"),
+    ("belongings", "mutex", "source", "logtail", "adhoc", "allowlist", "shards", "portable", "trust", "trace", "crash", "units"),
     ("gguf", "safetensors", "fit"),
     ("backend",),
     ("backends",),

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from lmctl import census
+from lmctl import belongings, census
 from lmctl.acting import standing, writing
 from lmctl.command import Context
 from lmctl.errors import DONE, LmctlError, Problem, escape
@@ -44,11 +44,14 @@ def _session(context: Context, name: str | None) -> tuple[Session, tuple[Problem
         current, warnings = standing(context)
         current.refuse_foreign_name()
         return current, warnings
-    if name not in census.names(context.folders):
-        what = f"nothing of {escape(name, 80)} is on this machine"
-        raise LmctlError("E-STATE", what, fix="run `lmctl apply` where it is declared")
-    stub = census.stub(context.folders, name, Machine())
-    return Session.of(stub, context.folders, context.host(stub)), ()
+    if belongings.is_name(name):
+        stub = census.stub(context.folders, name, Machine())
+        current = Session.of(stub, context.folders, context.host(stub))
+        # a unit that was edited outlives all else that there was
+        if name in census.names(context.folders) or current.unit.state() != "absent" or current.unit.enabled():
+            return current, ()
+    what = f"nothing of {escape(name, 80)} is on this machine"
+    raise LmctlError("E-STATE", what, fix="run `lmctl apply` where it is declared")
 
 
 def _start(context: Context, current: Session) -> Result:

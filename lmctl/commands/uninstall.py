@@ -27,6 +27,7 @@ class Whole:
 
     leaves: tuple[Leave, ...]
     cache: Path | None
+    strangers: tuple[Kept, ...] = ()  # what lies beside, when the last declaration leaves
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -37,6 +38,7 @@ class Whole:
     def kept(self) -> tuple[Kept, ...]:
         going = {change.address.partition(":")[2] for change in self.changes}
         found = {kept.path: kept for leave in self.leaves for kept in leave.kept}
+        found |= {kept.path: kept for kept in self.strangers}
         return tuple(kept for path, kept in found.items() if path not in going)
 
     @property
@@ -60,14 +62,16 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     sessions = _sessions(context, every=args.all)
     together = frozenset(session.declaration.name for session in sessions)
     leaves = leaving.look(sessions)
-    cache = context.folders.cache if leaving.last(context.folders, together) else None
-    whole = Whole(leaves, cache if cache and cache.is_dir() else None)
+    last = leaving.last(context.folders, together)
+    cache = context.folders.cache if last and context.folders.cache.is_dir() else None
+    whole = Whole(leaves, cache, leaving.strangers(context.folders) if last else ())
     if args.dry_run and whole.folders:
         return Result(_data(whole), lambda style: _text(whole, style))
     if not leaves:
         if whole.cache and not args.dry_run:
             leaving.forget_shared(context.folders)  # it may vanish at any time: nobody need be asked
-        return Result(_data(whole), "Nothing to remove: lmctl keeps nothing here.\n")
+        lines = ["Nothing to remove: lmctl keeps nothing here.", *(_kept(kept, Style()) for kept in whole.kept)]
+        return Result(_data(whole), "\n".join(lines) + "\n")
     for session in sessions:
         session.ledger.refuse_newer()
     _ask(context, whole)
@@ -106,7 +110,9 @@ def _ask(context: Context, whole: Whole) -> None:
 def _told(context: Context, whole: Whole, errors: dict[str, LmctlError]) -> Result:
     done = [leave.name for leave in whole.leaves if leave.name not in errors]
     last = not errors and leaving.last(context.folders, frozenset(done))
-    kept = (*whole.kept, *(leaving.forget_shared(context.folders) if last else ()))
+    if last:
+        whole = replace(whole, strangers=leaving.forget_shared(context.folders))
+    kept = whole.kept
     problems = tuple(
         replace(problem, what=f"{name}: {problem.what}") for name, error in errors.items() for problem in error.problems
     )
@@ -115,7 +121,8 @@ def _told(context: Context, whole: Whole, errors: dict[str, LmctlError]) -> Resu
     lines = [f"Removed: {', '.join(done)}."] if done else []
     lines += [_kept(one, Style()) for one in kept]
     if last:
-        lines.append("lmctl keeps nothing on this machine any more; remove the program itself as you installed it.")
+        what = "nothing else on this machine" if kept else "nothing on this machine any more"
+        lines.append(f"lmctl keeps {what}; remove the program itself as you installed it.")
     data: dict[str, Json] = {**_data(whole), "removed": [*done]}
     return Result(data, "\n".join(lines), errors=problems, exit_code=code, done=tuple(f"removed: {n}" for n in done))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from lmctl.host import Partial
 from lmctl.hosts.journal import busy
 from lmctl.hosts.removing import opened, refused, there
 from lmctl.paths import disk_error
+
+_NAME = re.compile(r"[0-9a-f]{64}(\.|$)")  # of content, or of what belongs to it; everything else is somebody's own
 
 
 def partials(own: Path) -> tuple[Partial, ...]:
@@ -23,7 +26,7 @@ def partials(own: Path) -> tuple[Partial, ...]:
     """
     found = []
     for folder in (own / "partial", own / "quarantine"):
-        names = {path for path in _entries(folder) if not path.name.startswith(".")}
+        names = {path for path in _entries(folder) if _NAME.match(path.name)}
         for path in sorted(names):
             journal = path.suffix == ".json" and path.with_suffix("") in names
             with contextlib.suppress(FileNotFoundError):  # placed in the meantime
@@ -47,7 +50,7 @@ def remove_partial(own: Path, path: Path) -> int:
 
     Raises E-PRUNE for another file, E-BUSY for one that is being written.
     """
-    if path.parent not in (own / "partial", own / "quarantine") or path.name.startswith("."):
+    if path.parent not in (own / "partial", own / "quarantine") or not _NAME.match(path.name):
         raise refused(path, "it is not a partial file of lmctl")
     try:
         with opened(own, (path.parent.name,)) as folder:

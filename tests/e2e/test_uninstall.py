@@ -184,3 +184,59 @@ def test_the_name_of_another_folder_is_refused(machine, before):
     shutil.copy(machine.folder / "localmodels.toml", other)
     assert "E-NAME-TAKEN" in machine.run("-C", str(other), "uninstall", "--yes", code=4).err
     until(lambda: listening(machine.ports[0]))
+
+
+def test_what_somebody_else_put_into_the_state_folder_stays_and_is_told(machine, before):
+    machine.run("apply")
+    state = machine.home / ".local/state/lmctl"
+    there = [state / name for name in ("my-notes/a", "todo.txt", "team/mine", "team/logs/mine.txt", "team/own/deep/x")]
+    (state / "empty").mkdir()
+    for path in there:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (state / "team/programs/link").symlink_to(machine.home)
+    stays = {*map(str, there), str(state / "empty"), str(state / "team/programs/link")}
+    shown = machine.run("uninstall", "--all", "--dry-run", "--json").data
+    assert (shown["declarations"], {one["path"] for one in shown["kept"]}) == (["team"], stays)
+    ran = machine.run("uninstall", "--all", "--yes", "--json")
+    assert ran.data["removed"] == ["team"]
+    assert {one["path"]: one["why"] for one in ran.data["kept"]} == dict.fromkeys(
+        stays, "not lmctl's; move it elsewhere, or remove it by hand"
+    )
+    assert {str(path) for path in state.rglob("*") if path.is_symlink() or path.is_file()} == stays - {
+        str(state / "empty")
+    }
+    assert (machine.home / "repo/hello.gguf").exists()
+    again = machine.run("uninstall", "--all", "--yes")
+    assert "Nothing to remove" in again.out and str(state / "my-notes/a") in again.out
+
+
+def test_an_edited_unit_stays_and_is_told_with_what_to_do(machine, before):
+    machine.run("apply")
+    machine.run("service", "install")
+    unit = machine.home / ".config/systemd/user/lmctl-team.service"
+    link = unit.parent / "default.target.wants" / unit.name
+    if not unit.exists():
+        pytest.skip("the unit of systemd")
+    unit.write_text(unit.read_text() + "# mine\n")
+    shown = machine.run("uninstall", "--dry-run").out
+    assert "edited since lmctl wrote it; look at it, and remove it by hand" in shown
+    ran = machine.run("uninstall", "--yes")
+    assert str(unit) in ran.out and str(link) in ran.out
+    assert "lmctl keeps nothing else on this machine" in ran.out
+    assert unit.exists() and link.is_symlink()
+    refused = machine.run("service", "uninstall", "--name", "team", code=4).err
+    assert f"error[E-PRUNE]: {unit} was edited since lmctl wrote it" in refused
+    unit.unlink()
+    machine.run("service", "uninstall", "--name", "team")
+    assert not link.is_symlink()
+    assert "nothing of team is on this machine" in machine.run("service", "status", "--name", "team", code=8).err
+
+
+def test_the_json_tells_what_a_dry_run_and_the_end_keep(machine, before):
+    machine.run("apply")
+    own = machine.home / ".cache/huggingface/lmctl/partial"
+    own.mkdir(parents=True, exist_ok=True)
+    (own / "readme").write_text("mine")
+    ran = machine.run("uninstall", "--all", "--yes", "--json")
+    assert [one["path"] for one in ran.data["kept"]] == [str(own / "readme")]
