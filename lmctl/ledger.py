@@ -74,6 +74,7 @@ class Ledger:
         self.path = path
         self.patience = patience  # seconds to wait for another writer
         self.notices: list[Problem] = []  # what had to be done to be able to write
+        self._made = False  # by this run: a folder that goes away then stays away
 
     def read(self) -> Memory:
         """Return what is remembered, as far as it can be read; its `problem` tells why that may be too little."""
@@ -127,7 +128,11 @@ class Ledger:
 
         Raises E-STATE when the file is of a newer lmctl, and what the disk refuses as E-SPACE, E-PERM, E-IO or E-STATE.
         """
+        if self._made and not self.path.parent.is_dir():
+            what = f"{escape(str(self.path.parent))} was removed meanwhile"
+            raise LmctlError("E-STATE", what, fix="run it again if that was not meant")
         db, notice = open_writable(self.path, self.patience, now)
+        self._made = True
         if notice is not None:
             self.notices.append(notice)
         try:

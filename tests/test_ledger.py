@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lmctl.errors import LmctlError
 from lmctl.ledger import Applied, Ledger, Memory, Owned
 from lmctl.record import replace
 from lmctl.spec import Signature
@@ -138,6 +140,16 @@ def test_a_rollback_that_touched_nothing_ends_all_the_same(ledger):
     with ledger.writing(1.0) as writer:
         writer.resume(None)
     assert ledger.read() == Memory((), {}, {}, {})
+
+
+def test_a_folder_that_was_removed_meanwhile_is_not_made_again(ledger):
+    """As by an uninstall beside a download that ends later."""
+    own(ledger, ROW)
+    shutil.rmtree(ledger.path.parent)
+    with pytest.raises(LmctlError, match="was removed meanwhile") as caught:
+        own(ledger, ROW)
+    assert (caught.value.code, ledger.path.parent.exists()) == ("E-STATE", False)
+    own(Ledger(ledger.path), ROW)  # the next run
 
 
 def test_a_transaction_that_fails_leaves_nothing(ledger):

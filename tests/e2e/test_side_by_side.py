@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from e2e_tools import ask, listening, profile, until
+from e2e_tools import ask, listening, paused, profile, until
 from fakes.llama_server import install, set_mode
 from hub import MIB
 from weights.hello import hello
@@ -98,6 +98,19 @@ def test_down_before_an_apply_started_anything_says_what_is_under_way(machine, h
     )
     process.terminate()
     process.communicate(timeout=60)
+
+
+def test_what_is_uninstalled_before_a_start_downloads_does_not_come_back(machine, hub, port):
+    hub.add(REPO, {FILE: hello("From far away.")})
+    machine.declare(profile("far", model=REPO, quant="Q4_K_M", port=port(), fetch="start", start="manual"))
+    machine.run("lock")
+    with paused(machine, "lmctl.resources.weights._missing_after_hashing", "start", "far") as go_on:
+        machine.run("uninstall", "--yes")
+        ran = go_on()
+    assert ran.code == 8, ran
+    assert f"{machine.state()} was removed meanwhile" in ran.err
+    assert not machine.state().exists()
+    assert list((machine.home / ".cache/huggingface/hub").glob("models--*/blobs/*")) == [], "nobody would own it"
 
 
 @pytest.fixture
