@@ -11,11 +11,12 @@ from importlib import metadata
 from pathlib import Path
 
 from lmctl import __version__, census, crash, logbook
+from lmctl.doctor import clients
 from lmctl.doctor.finding import Finding
 from lmctl.doctor.look import Patient
 from lmctl.errors import LmctlError, escape
-from lmctl.paths import read_regular, write_atomic
-from lmctl.redact import Redactor
+from lmctl.paths import write_atomic
+from lmctl.redact import Redactor, tokens
 from lmctl.spec import Declaration, Hardware, Json
 
 _LINES = 100  # of the log of each declaration
@@ -34,9 +35,10 @@ def refuse(path: Path) -> None:
 def write(path: Path, patient: Patient, findings: Iterable[Finding]) -> None:
     """Write the file, for this user's eyes alone until it is sent. Raises as `refuse`, and E-SPACE, E-PERM or E-IO."""
     refuse(path)
-    redactor = Redactor(patient.context.environ, patient.context.folders.home, _token(patient), _declarations(patient))
-    facts = redactor.plain(_facts(patient, findings))
-    write_atomic(path, json.dumps(facts, indent=1).encode() + b"\n")
+    facts, folders, environ = _facts(patient, findings), patient.context.folders, patient.context.environ
+    instead = {**clients.names(patient, json.dumps(facts, ensure_ascii=False)), **_declarations(patient)}
+    redactor = Redactor(environ, folders.home, tokens(environ, folders), instead)
+    write_atomic(path, json.dumps(redactor.plain(facts), indent=1).encode() + b"\n")
 
 
 def _facts(patient: Patient, findings: Iterable[Finding]) -> dict[str, Json]:
@@ -97,15 +99,6 @@ def _declarations(patient: Patient) -> dict[str, str]:
         instead.setdefault(str(patient.declaration.folder), "(folder)")
         instead.setdefault(patient.declaration.name, "(declaration)")
     return instead
-
-
-def _token(patient: Patient) -> list[str]:
-    """Return the token, so that it is found wherever it would stand."""
-    try:
-        hub = patient.host.premises.hub()
-        return [read_regular(Path(hub.token), 4096).decode()] if hub.mode is not None else []
-    except (LmctlError, OSError, ValueError):
-        return []
 
 
 def _version(package: str) -> str | None:

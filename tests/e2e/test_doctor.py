@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from e2e_tools import humbly, listening, profile, until
+from weights.hello import hello as weights
 
 TOKEN = "hf_CANARY0123456789abcdefghijklmnopq"
 FAKE = """\
@@ -211,6 +212,35 @@ def test_F63_what_fifty_killed_downloads_left_is_listed(machine, hello):
         (own / f"{number:064x}").write_bytes(b"x" * 4096)
     (finding,) = found(machine.run("doctor", "--json"), "partial files")
     assert finding["what"].startswith("50, 200.0 KiB: left behind, goes in ")
+
+
+CLIENT = ("clientx", "ClientX", "bigcorp", "secretmodel")  # of which no part may be in a report
+
+
+@pytest.mark.parametrize("spoil", ["", "odd = 1\n", "broken ="], ids=["sound", "refused", "broken"])
+def test_a_report_names_neither_profiles_nor_models(machine, hub, port, spoil):
+    hub.add("bigcorp/ClientX-GGUF", {"ClientX-Q4_K_M.gguf": weights("Hello.")})
+    machine.hello("Hello.", "secretmodel.gguf")
+    (machine.folder / "profiles").mkdir()
+    declared = machine.declare(
+        'include = ["profiles/*.toml"]\n'
+        + profile("clientx-chat", path="secretmodel.gguf", port=port(), aliases=["clientx/best"])
+        + profile("clientx.two", model="bigcorp/ClientX-GGUF", quant="Q4_K_M", port=port(), start="manual").replace(
+            "clientx.two", '"clientx.two"'
+        )
+    )
+    (machine.folder / "profiles/clientx_three.toml").write_text('path = "../secretmodel.gguf"\nstart = "manual"\n')
+    machine.run("apply")
+    machine.run("stop", "clientx-chat")
+    (machine.folder / "secretmodel.gguf").write_bytes(b"x" * 100)
+    machine.run("restart", "clientx-chat", code=None)
+    declared.write_text(f"{declared.read_text()}{spoil}")
+    (machine.folder / "profiles/clientx_three.toml").write_text(f'path = "../secretmodel.gguf"\n{spoil}')
+    machine.run("apply", code=None)
+    machine.run("doctor", "--bundle", "report.json", code=None)
+    text = (machine.folder / "report.json").read_text()
+    assert "(profile " in text and "(model " in text
+    assert not [line for line in text.splitlines() if any(name.lower() in line.lower() for name in CLIENT)]
 
 
 def test_a_report_tells_what_is_wrong_and_nobody_s_name(machine, hello, port):
