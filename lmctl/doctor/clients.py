@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
-from lmctl import census
+from lmctl import census, logbook
 from lmctl.all_backends import BACKENDS
-from lmctl.all_commands import COMMANDS
+from lmctl.config.names import RESERVED
 from lmctl.doctor.look import Patient
 from lmctl.errors import LmctlError
 from lmctl.ledger import Ledger
@@ -16,8 +16,22 @@ from lmctl.session import Session
 from lmctl.spec import Wanted
 
 # words that lmctl itself says, so that they tell nothing and a report without them could not be read
-_OWN = {*COMMANDS, *BACKENDS, "llama", "code", "chat", "embed", "rerank", "vision", "reasoning", "model", "profile"}
+_OWN = {
+    *logbook.ACTS,
+    *BACKENDS,
+    *RESERVED,
+    "llama",
+    "code",
+    "chat",
+    "embed",
+    "rerank",
+    "vision",
+    "reasoning",
+    "model",
+    "profile",
+}
 _OWN |= {"weights", "program", "path", "file", "name", "text", "state", "log", "error", "main", "home", "repo", "cache"}
+_OWN |= {"plan", "status", "drift", "verify", "config", "history", "logs", "outdated", "validate", "init"}
 _PROFILES = (
     re.compile(r"\bprogram:([A-Za-z0-9][A-Za-z0-9._-]{0,62})"),
     re.compile(r"\bprofiles\.(?:\\?\"([^\"\\]+)\\?\"|([A-Za-z0-9][A-Za-z0-9_-]*))"),
