@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import subprocess
 import pytest
 from e2e_tools import listening, on_terminal, profile, until
 from fakes.llama_server import install, set_mode
+from weights.hello import hello
 
 
 @pytest.fixture
@@ -58,6 +60,37 @@ def test_an_interrupted_apply_says_what_it_did_and_the_next_one_converges(machin
     machine.run("apply")
     assert machine.profiles()["slow"]["state"] == "healthy"
     assert "Nothing to do" in machine.run("plan").out
+
+
+def test_F06_a_terminated_apply_ends_what_it_is_in_begins_nothing_else_and_holds_no_lock(machine, engine, hub, port):
+    hub.add("org/far-GGUF", {"far-Q4_K_M.gguf": hello("From afar.")})
+    machine.hello()
+    near = port()
+    machine.declare(
+        profile("near", path="hello.gguf", port=near)
+        + profile("far", model="org/far-GGUF", quant="Q4_K_M", port=port())
+    )
+    machine.run("lock")
+    hub.fault("org/far-GGUF", where="get", stall=100_000)
+    hub.requests.clear()
+    process = machine.start("apply")
+    until(lambda: hub.asked("far-Q4_K_M.gguf", "GET") or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, out + err
+    assert [line.split("(")[-1] for line in out.splitlines() if line.startswith("·")] == [
+        "interrupted)",
+        "not started)",
+        "not started)",
+    ], out
+    assert "Interrupted: 1 of 4 changes done." in out and "far-Q4_K_M.gguf is not finished — run it again" in err
+    for name in ("lock", "apply.lock"):
+        with (machine.state() / name).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while somebody holds it
+    assert listening(near) is None
+    hub.heal()
+    machine.run("apply")
+    assert {row["state"] for row in machine.profiles().values()} == {"healthy"}
 
 
 def test_F07_a_second_interrupt_ends_it_at_once(machine, engine, loading):
