@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kinds import NOT_RUN, own_files
+from kinds import NOT_RUN, as_nobody, own_files
 
 CONFTEST = """
 import kinds
@@ -77,3 +77,16 @@ def test_a_mount_of_one_s_own_is_seen_by_its_commands_alone_and_ends_with_them(t
     assert subprocess.run([*before, "true"], capture_output=True).returncode != 0
     with pytest.raises(RuntimeError, match="nothing can be mounted: mount: "), own_files("mount nothing", tmp_path):
         pass
+
+
+@pytest.mark.needs("uid")
+def test_somebody_else_reaches_what_is_named_through_folders_that_are_shut(tmp_path):
+    inner = tmp_path / "shut/inner"
+    inner.mkdir(parents=True)
+    (inner / "file").write_text("read")
+    (tmp_path / "shut/beside").write_text("hidden")
+    (tmp_path / "shut").chmod(0o700)
+    with as_nobody(Path("/"), inner) as before:
+        argv = [*before, "sh", "-c", f"id -u; cat {inner}/file; ls {inner}/..; touch {inner}/new 2>&1"]
+        seen = subprocess.run(argv, capture_output=True, text=True)
+    assert seen.stdout.startswith("65534\nreadinner\n") and "Permission denied" in seen.stdout, seen
