@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fakes.hub import Hub
 from hypothesis import HealthCheck, Phase, settings
@@ -16,14 +18,13 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 from kinds import why_not
 from stateful import faults
 from stateful.witness import Witness
-from stateful.world import CONTEXTS, LOCAL, NAMES, WEIGHTS, Entry, Way, World, to_its_end
+from stateful.world import CONTEXTS, NAMES, WEIGHTS, Entry, Way, World, to_its_end
 
 _LONG = settings.get_current_profile_name() == "long"
 _SETTINGS = settings(
@@ -36,19 +37,24 @@ _SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-names, contexts, weights = st.sampled_from(NAMES), st.sampled_from(CONTEXTS), st.sampled_from(sorted(WEIGHTS))
-moments = st.floats(0.02, 2.0).map(faults.killed_after)
+Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 
 def ways() -> st.SearchStrategy[Way]:
-    """Return how an apply may be run: to its end, killed at a moment, struck at a system call, on a full disk."""
-    found: list[st.SearchStrategy[Way]] = [st.just(to_its_end), st.just(to_its_end), moments]
+    """Return how lmctl may be run: to its end, killed at a moment, struck at a system call, on a full disk."""
+    found: list[st.SearchStrategy[Way]] = [st.just(to_its_end)] * 3  # what is there more than once is drawn more often
+    found += [st.integers(1, 90).map(lambda n: faults.killed_after(n / 60))] * 2
     if why_not("strace") is None:
-        strikes = [(strike, call) for strike, calls in faults.AT.items() for call in calls]
-        found.append(st.builds(lambda at, n: faults.struck(*at, n), st.sampled_from(strikes), st.integers(1, 40)))
+        places = [(strike, *place) for strike, calls in faults.AT.items() for place in calls.items()]
+        found.append(st.builds(_struck, st.sampled_from(places), st.floats(0, 1)))
     if faults.mounting() is None:
         found.append(st.integers(0, 24).map(faults.on_full_disk))
     return st.one_of(found)
+
+
+def _struck(place: tuple[str, str, int], at: float) -> Way:
+    strike, call, times = place
+    return faults.struck(strike, call, 1 + round(at * (times - 1)))
 
 
 class Anything(RuleBasedStateMachine):
@@ -73,88 +79,87 @@ class Anything(RuleBasedStateMachine):
         self.world.declare(**self.world.declared, bob=Entry("keep", self.world.free_port(), 512))
         self.witness.run("apply")
 
+    @rule(data=st.data())
+    def edit(self, data: st.DataObject) -> None:
+        """Save another declaration."""
+        kinds = [self.tune, self.tune, self.remark, self.exchange_weights, self.add, self.remove, self.rename]
+        data.draw(st.sampled_from(kinds))(data.draw)
+
+    @rule(data=st.data())
+    def meddle(self, data: st.DataObject) -> None:
+        """Do something behind lmctl's back."""
+        kinds = [self.spoil, self.edit_conf, self.kill_supervisord, self.change_the_hub, self.lose_declaration]
+        data.draw(st.sampled_from(kinds))(data.draw)
+
+    @rule(data=st.data(), way=ways())
+    def apply(self, data: st.DataObject, way: Way) -> None:
+        flags = data.draw(st.sampled_from([(), ("--prune", "--yes"), ("--no-prune",)]))
+        self.witness.run("apply", *flags, way=way)
+
+    @rule(data=st.data(), way=ways())
+    def command(self, data: st.DataObject, way: Way) -> None:
+        """Run another command that changes something."""
+        word = data.draw(st.sampled_from(["start", "stop", "rollback", "prune", "down", "heal and apply"]))
+        back = data.draw(st.integers(0, 4)) if word == "rollback" else 0
+        known = self.world.generations()
+        if word in {"start", "stop"}:
+            self.witness.run(word, self.one(data.draw), way=way)
+        elif word == "rollback" and back < len(known):
+            self.witness.run(word, str(known[-1 - back]), "--yes", way=way)
+        elif word == "prune":
+            self.witness.run(word, "--now", "--yes", way=way)
+        elif word == "down":
+            self.witness.run(word, way=way)
+        elif word == "heal and apply":
+            self.witness.settled()
+
     # edits of the declaration
 
-    @rule(data=st.data(), ctx=contexts)
-    def edit(self, data: st.DataObject, ctx: int) -> None:
-        self.world.change(self.one(data), ctx=ctx)
+    def tune(self, draw: Draw) -> None:
+        self.world.change(self.one(draw), ctx=draw(st.sampled_from(CONTEXTS)))
 
-    @rule(data=st.data(), remark=st.sampled_from(["tuned for code", "do not touch"]))
-    def remark(self, data: st.DataObject, remark: str) -> None:
-        self.world.change(self.one(data), remark=remark)
+    def remark(self, draw: Draw) -> None:
+        self.world.change(self.one(draw), remark=draw(st.sampled_from(["tuned for code", "do not touch"])))
 
-    @rule(data=st.data(), other=weights)
-    def exchange_weights(self, data: st.DataObject, other: str) -> None:
-        self.world.change(self.one(data), weights=other)
+    def exchange_weights(self, draw: Draw) -> None:
+        self.world.change(self.one(draw), weights=draw(st.sampled_from(sorted(WEIGHTS))))
 
-    @rule(name=names, asked=weights, ctx=contexts)
-    def add(self, name: str, asked: str, ctx: int) -> None:
+    def add(self, draw: Draw) -> None:
+        name, asked = draw(st.sampled_from(NAMES)), draw(st.sampled_from(sorted(WEIGHTS)))
         if name not in self.world.declared:
-            self.world.declare(**self.world.declared, **{name: Entry(asked, self.world.free_port(), ctx)})
+            self.world.declare(**self.world.declared, **{name: Entry(asked, self.world.free_port(), 512)})
 
-    @precondition(lambda self: len(self.world.declared) > 1)
-    @rule(data=st.data())
-    def remove(self, data: st.DataObject) -> None:
-        gone = self.one(data)
-        self.world.declare(**{name: entry for name, entry in self.world.declared.items() if name != gone})
+    def remove(self, draw: Draw) -> None:
+        gone = self.one(draw)
+        if len(self.world.declared) > 1:
+            self.world.declare(**{name: entry for name, entry in self.world.declared.items() if name != gone})
 
-    @rule(data=st.data(), to=names)
-    def rename(self, data: st.DataObject, to: str) -> None:
-        before = self.one(data)
+    def rename(self, draw: Draw) -> None:
+        before, to = self.one(draw), draw(st.sampled_from(NAMES))
         if to not in self.world.declared:
             entries = self.world.declared.items()
             self.world.declare(**{to if name == before else name: entry for name, entry in entries})
 
     # what happens behind lmctl's back
 
-    @rule(asked=weights, how=st.sampled_from(["delete", "delete content", "flip", "flip unseen"]))
-    def spoil(self, asked: str, how: str) -> None:
-        if how == "delete content" and asked in LOCAL:
-            return
+    def spoil(self, draw: Draw) -> None:
+        asked, how = draw(st.sampled_from(sorted(WEIGHTS))), draw(st.sampled_from(faults.SPOILS))
         faults.spoil(self.world, asked, how)
 
-    @rule(how=st.sampled_from(sorted(faults.EDITS)))
-    def edit_conf(self, how: str) -> None:
-        if faults.edit_conf(self.world, how):
+    def edit_conf(self, draw: Draw) -> None:
+        if faults.edit_conf(self.world, draw(st.sampled_from(sorted(faults.EDITS)))) and not self.world.unread:
             planned = self.world.machine.run("plan", "--detailed-exitcode", code=None)
             assert planned.code == 2, f"nobody told of it: {planned}"
 
-    @rule()
-    def kill_supervisord(self) -> None:
+    def lose_declaration(self, draw: Draw) -> None:
+        faults.lose_declaration(self.world, draw(st.sampled_from(["gone", "empty", "half written"])))
+
+    def kill_supervisord(self, _: Draw) -> None:
         faults.kill_supervisord(self.world)
 
-    @rule(how=st.sampled_from([None, *sorted(faults.HUBS)]))
-    def hub(self, how: str | None) -> None:
+    def change_the_hub(self, draw: Draw) -> None:
+        how = draw(st.sampled_from([None, *sorted(faults.HUBS)]))
         self.world.misbehave(faults.HUBS[how] if how else None)
-
-    # commands
-
-    @rule(way=ways())
-    def apply(self, way: Way) -> None:
-        self.witness.run("apply", way=way)
-
-    @rule(data=st.data(), word=st.sampled_from(["start", "stop"]), way=ways())
-    def start_or_stop(self, data: st.DataObject, word: str, way: Way) -> None:
-        self.witness.run(word, self.one(data), way=way)
-
-    @rule(way=ways())
-    def down(self, way: Way) -> None:
-        self.witness.run("down", way=way)
-
-    @rule(way=ways())
-    def prune(self, way: Way) -> None:
-        self.witness.run("prune", "--now", "--yes", way=way)
-
-    @rule(back=st.integers(0, 5), way=ways())
-    def rollback(self, back: int, way: Way) -> None:
-        known = self.world.generations()
-        if back < len(known):
-            self.witness.run("rollback", str(known[-1 - back]), "--yes", way=way)
-
-    @precondition(lambda self: not self.world.settled)
-    @rule()
-    def heal(self) -> None:
-        self.witness.settled()
 
     # what holds after each step
 
@@ -163,9 +168,9 @@ class Anything(RuleBasedStateMachine):
         if self.world.declared:
             self.witness.holds()
 
-    def one(self, data: st.DataObject) -> str:
+    def one(self, draw: Draw) -> str:
         """Draw one of the declared profiles."""
-        return data.draw(st.sampled_from(sorted(self.world.declared)))
+        return str(draw(st.sampled_from(sorted(self.world.declared))))
 
     def teardown(self) -> None:
         """End with all healed and applied; whatever comes of that, everything is gone afterwards."""

@@ -114,8 +114,8 @@ class World:
         self.stopped: set[str] = set()  # whom somebody stopped: until they are started, no apply has to
         self.edited = False  # supervisord.conf is somebody's, not lmctl's
         self.spoiled: set[Path] = set()  # weights that somebody wrote into
+        self.unread = False  # the declaration is gone or cannot be read
         self.story: list[str] = []
-        self.settled = False  # nothing was done since all was healed and applied
         self._ports = [free_port() for _ in range(2 * len(NAMES))]
 
     @property
@@ -144,11 +144,10 @@ class World:
 
     def tell(self, what: str) -> None:
         self.story.append(what)
-        self.settled = False
 
     def declare(self, **entries: Entry) -> None:
         """Write the declaration with exactly these profiles."""
-        self.declared = entries
+        self.declared, self.unread = entries, False
         self.machine.declare("".join(entry.toml(name) for name, entry in entries.items()))
         self.tell("declared: " + "; ".join(f"{name} {entry}" for name, entry in entries.items()))
 
@@ -180,6 +179,11 @@ class World:
         path = folder / "snapshots" / str(locked.commit) / weights.file
         return path if path.is_symlink() else None
 
+    def by_hand(self) -> set[Path]:
+        """Return the files that are as a person left them."""
+        conf, declaration = self.machine.state() / "supervisord.conf", self.machine.folder / "localmodels.toml"
+        return {*self.spoiled, *([conf] if self.edited else []), *([declaration] if self.unread else [])}
+
     # what is to be seen
 
     def lock(self) -> Mapping[str, Artifact]:
@@ -196,7 +200,7 @@ class World:
     def sound(self) -> bool:
         """Whether nothing is wrong that lmctl cannot mend by itself."""
         lying = any(repo.faults for repo in self.hub.repos.values())
-        return not lying and all(self.right(entry.weights) for entry in self.declared.values())
+        return not self.unread and not lying and all(self.right(entry.weights) for entry in self.declared.values())
 
     def generations(self) -> list[int]:
         return sorted(int(path.name) for path in (self.machine.state() / "snapshots").glob("[1-9]*"))
@@ -240,6 +244,8 @@ class World:
     def heal(self) -> None:
         """Take away every fault that is not lmctl's to mend: the Hub's lies and the weights that are not as locked."""
         self.hub.heal()
+        if self.unread:
+            self.declare(**self.declared)
         for name, weights in WEIGHTS.items():
             path, locked = self.place(name), self.lock().get(weights.id)
             if weights.repo is None and path is not None and not (path.exists() and self.right(name)):
