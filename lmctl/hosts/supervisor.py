@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lmctl import launch
@@ -18,6 +18,7 @@ from lmctl.record import replace as copy
 from lmctl.spec import Process, ProgramSpec
 
 _STOPPABLE = {"STARTING", "RUNNING", "BACKOFF"}
+_EACH = 0.2  # seconds in which a daemon on a busy machine starts one program: before, it answers nobody
 _LATE, _TOO_LATE = 1.0, 6.0  # seconds beyond a program's own time to stop: then it is killed, then given up
 
 
@@ -192,7 +193,7 @@ class LocalSupervisor:
             raise failure(why(fault)) from fault
         return True
 
-    def _start_daemon(self, named: Iterable[str]) -> None:
+    def _start_daemon(self, named: Collection[str]) -> None:
         supervisor_lost.refuse(self._folder)
         if left := supervisor_left.alive(self._folder):
             specs = self._files.declared()[0]
@@ -201,7 +202,7 @@ class LocalSupervisor:
         for name in named:
             self._files.begin_series(name, keep_hold=True)
         supervisor_daemon.start(self._folder, self._environ)
-        if not supervisor_daemon.wait(self._up, 10.0) and not self._ready():
+        if not supervisor_daemon.wait(self._up, 10.0 + _EACH * len(named)) and not self._ready():
             raise failure("supervisord was started, but does not answer", fix=supervisor_daemon.see(self._folder))
         self._files.sweep(())
 
