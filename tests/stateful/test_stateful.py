@@ -28,7 +28,7 @@ from stateful.world import CONTEXTS, NAMES, WEIGHTS, Entry, Way, World, to_its_e
 
 _LONG = settings.get_current_profile_name() == "long"
 _SETTINGS = settings(
-    max_examples=400 if _LONG else 4,
+    max_examples=400 if _LONG else 5,
     stateful_step_count=25 if _LONG else 20,
     derandomize=not _LONG,
     database=None,
@@ -80,38 +80,36 @@ class Anything(RuleBasedStateMachine):
         self.witness.run("apply")
 
     @rule(data=st.data())
-    def edit(self, data: st.DataObject) -> None:
-        """Save another declaration."""
-        kinds = [self.tune, self.tune, self.remark, self.exchange_weights, self.add, self.remove, self.rename]
-        data.draw(st.sampled_from(kinds))(data.draw)
+    def step(self, data: st.DataObject) -> None:
+        """Do one thing of all. A rule for each would leave most of them out: hypothesis lets few into one example."""
+        edits = [self.remark, self.tune, self.tune, self.exchange_weights, self.add, self.remove, self.rename]
+        meddling = [self.spoil, self.edit_conf, self.lose_declaration, self.kill_supervisord, self.change_the_hub]
+        commands = [self.start_or_stop, self.rollback, self.prune, self.down, self.heal_and_apply]
+        data.draw(st.sampled_from([*edits, *meddling, *[self.apply] * 6, *commands]))(data.draw)
 
-    @rule(data=st.data())
-    def meddle(self, data: st.DataObject) -> None:
-        """Do something behind lmctl's back."""
-        kinds = [self.spoil, self.edit_conf, self.kill_supervisord, self.change_the_hub, self.lose_declaration]
-        data.draw(st.sampled_from(kinds))(data.draw)
+    # commands, most of them run in any way
 
-    @rule(data=st.data(), way=ways())
-    def apply(self, data: st.DataObject, way: Way) -> None:
-        flags = data.draw(st.sampled_from([(), ("--prune", "--yes"), ("--no-prune",)]))
-        self.witness.run("apply", *flags, way=way)
+    def apply(self, draw: Draw) -> None:
+        flags = draw(st.sampled_from([(), ("--prune", "--yes"), ("--no-prune",)]))
+        self.witness.run("apply", *flags, way=draw(ways()))
 
-    @rule(data=st.data(), way=ways())
-    def command(self, data: st.DataObject, way: Way) -> None:
-        """Run another command that changes something."""
-        word = data.draw(st.sampled_from(["start", "stop", "rollback", "prune", "down", "heal and apply"]))
-        back = data.draw(st.integers(0, 4)) if word == "rollback" else 0
-        known = self.world.generations()
-        if word in {"start", "stop"}:
-            self.witness.run(word, self.one(data.draw), way=way)
-        elif word == "rollback" and back < len(known):
-            self.witness.run(word, str(known[-1 - back]), "--yes", way=way)
-        elif word == "prune":
-            self.witness.run(word, "--now", "--yes", way=way)
-        elif word == "down":
-            self.witness.run(word, way=way)
-        elif word == "heal and apply":
-            self.witness.settled()
+    def start_or_stop(self, draw: Draw) -> None:
+        self.witness.run(draw(st.sampled_from(["start", "stop"])), self.one(draw), way=draw(ways()))
+
+    def rollback(self, draw: Draw) -> None:
+        back, known = draw(st.integers(0, 4)), self.world.generations()
+        way = draw(ways())
+        if back < len(known):
+            self.witness.run("rollback", str(known[-1 - back]), "--yes", way=way)
+
+    def prune(self, draw: Draw) -> None:
+        self.witness.run("prune", "--now", "--yes", way=draw(ways()))
+
+    def down(self, draw: Draw) -> None:
+        self.witness.run("down", way=draw(ways()))
+
+    def heal_and_apply(self, _: Draw) -> None:
+        self.witness.settled()
 
     # edits of the declaration
 

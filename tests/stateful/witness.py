@@ -53,6 +53,8 @@ class Witness:
         wrong += [f"changed: {path}" for path in _differing(theirs, self._theirs())]
         spared |= {pid: engine for pid, engine in changing.items() if not self._ready(engine.profile)}
         wrong += [f"stopped: {engine}" for pid, engine in spared.items() if pid not in world.engines()]
+        if words[0] == "stop" and ran.code == 0:
+            wrong += [f"not stopped: {name}" for _, (name, _) in world.engines().items() if name in words]
         if words[0] == "apply" and plain and sound and ran.code != 0:
             wrong.append(f"nothing was wrong, and apply ended with {ran.code}")
         self._remember(words, ran)
