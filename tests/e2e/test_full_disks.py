@@ -111,6 +111,15 @@ def test_F04_a_full_state_folder_is_told_and_the_next_apply_does_what_is_left(ma
         assert machine.profiles()[f"more{left}"]["state"] == "healthy", left
         assert running(machine) == before, left
     disk.fill()
+    ran = machine.run("stop", "kept", code=8)
+    assert ran.out == "kept stopped\n" and "run it again; until then what was stopped may be started again" in ran.err
+    assert machine.profiles()["kept"]["state"] in {"stopped", "held"}, "a hold that fits is written"
+    disk.free()
+    machine.run("stop", "kept")
+    machine.run("apply")
+    assert machine.profiles()["kept"]["state"] == "held"
+    machine.run("start", "kept")
+    disk.fill()
     machine.run("down", "--wait")
     assert machine.profiles()["kept"]["state"] == "stopped"
 
