@@ -57,7 +57,8 @@ def _unwritable(error: OSError) -> int:
     try:
         if not gone:
             why = os.strerror(error.errno or 0)
-            os.write(2, f"error[E-IO]: cannot write output: {why} — free some space or choose another place\n".encode())
+            fix = "open it, or choose another place" if error.errno == errno.EBADF else "free some space"
+            os.write(2, f"error[E-IO]: cannot write output: {why} — {fix}\n".encode())
     except OSError:
         pass  # nobody listens
     return BROKEN_PIPE if gone else DISK

@@ -9,7 +9,14 @@ from lmctl.paths import Folders
 
 OURS = (
     *("lock", "apply.lock", "ledger.db", "ledger.db-wal", "ledger.db.corrupt-17", "ledger.db.schema-1", "trust.json"),
-    *("supervisord.conf", "supervisord.conf.edited", "supervisord.log.1", "supervisord.pid", "supervisord.lock"),
+    *(
+        "supervisord.conf",
+        "supervisord.conf.edited",
+        "supervisord.conf.edited.4",
+        "supervisord.log.1",
+        "supervisord.pid",
+        "supervisord.lock",
+    ),
     *("launch", "service", "s.sock", "lmctl.log", "lmctl.log.1", "undeclared.json", "undeclared.lock", ".x.17.tmp"),
     *("programs/p-0123456789ab.json", "programs/.p.json.17.tmp", "logs/p-0123456789ab.log.2", "starts/p-0123456789ab"),
     *("snapshots/17/profiles/a b.toml", "snapshots/.17/x", "declaration/localmodels.lock", "snapshots/3", "logs"),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
+import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from lmctl import logtail
 from lmctl.acting import running, standing
 from lmctl.arguments import within
 from lmctl.command import Context
-from lmctl.errors import LmctlError, escape
+from lmctl.errors import LmctlError, OutputError, escape
 from lmctl.result import Result, write
 from lmctl.spec import program_id
 
@@ -43,7 +46,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     if not args.follow:
         text = "".join(f"{line}\n" for line in lines)
         return Result({"profile": args.profile, "lines": list(lines)}, text, warnings)
-    for line in _follow(path, lines, position or 0):
+    for line in _follow(path, lines, position or 0, lambda: _refuse_gone(context.out)):
         write(context.out, json.dumps({"line": line}) + "\n" if context.options.json else f"{line}\n")
     return Result()
 
@@ -65,10 +68,23 @@ def _tail(path: Path, count: int, *, whole: bool) -> tuple[list[str], int | None
     return [logtail.shown(line) for line in lines[-count:]] if count else [], position - len(rest)
 
 
-def _follow(path: Path, lines: list[str], position: int) -> Iterator[str]:
+def _refuse_gone(out: TextIO) -> None:
+    """Raise OutputError when nobody reads any more: an engine that is silent would keep us here for nobody."""
+    try:
+        number = out.fileno()
+    except (OSError, ValueError):  # no file: a test reads along
+        return
+    asked = select.poll()
+    asked.register(number, 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0)):
+        raise OutputError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def _follow(path: Path, lines: list[str], position: int, idle: Callable[[], None] = lambda: None) -> Iterator[str]:
     """Yield lines as they come; a file that shrank or was replaced is read from its beginning.
 
-    A line that has not ended is held back until it does, or until nothing more comes for a while.
+    A line that has not ended is held back until it does, or until nothing more comes for a while. `idle` is called
+    before each pause.
     """
     yield from lines
     inode, pending, heard, cut = _inode(path), b"", time.monotonic(), False
@@ -93,6 +109,7 @@ def _follow(path: Path, lines: list[str], position: int) -> Iterator[str]:
             yield logtail.shown(pending)
             pending, cut = b"", True
         if not chunk:
+            idle()
             time.sleep(_POLL)
 
 

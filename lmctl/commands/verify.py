@@ -96,9 +96,10 @@ def _missing(case: Case, artifact: str, found: Found) -> Checked:
 
 def _again(found: Found, artifact: str) -> str:
     """Return what brings a file back: lmctl fetches what the Hub has, and what is local is its owner's."""
-    if artifact.startswith("path="):
-        return "put it back as it was locked, or run `lmctl lock` to lock what is there"
     gone = found.signature is None
+    if artifact.startswith("path="):
+        there = "" if gone else ", or run `lmctl lock --upgrade` to lock what is there"
+        return f"put it back as it was locked{there}"
     return "run `lmctl apply`" if gone else "move it away and run `lmctl apply`"
 
 

@@ -34,6 +34,19 @@ def test_F10_a_reader_that_leaves_ends_a_followed_log(declared):
     assert (process.returncode, err) == (141, "")
 
 
+def test_F10_a_reader_that_leaves_a_silent_log_ends_following_it(declared):
+    """After the first line nothing more is printed that would tell."""
+    log = declared.state() / "logs"
+    log.mkdir(parents=True)
+    (log / f"{program_id('hello')}.log").write_text("a line\n")
+    process = declared.start("logs", "-f", "hello")
+    assert process.stdout.readline() == "a line\n"
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
 @pytest.mark.parametrize(
     "command", [["status"], ["plan", "--json"], ["--help"], ["plan", "--help"], ["aply", "--json"]]
 )
@@ -45,7 +58,7 @@ def test_F11_a_full_disk_behind_stdout_is_told(declared, command):
 
 def test_F11_a_closed_stdout_is_told(declared):
     ran = declared.run("status", code=8, stdout=None, preexec_fn=lambda: os.close(1))
-    assert "error[E-IO]: cannot write output" in error(ran)
+    assert "error[E-IO]: cannot write output: Bad file descriptor — open it" in error(ran)
 
 
 def test_closed_stdin_and_stderr_disturb_nothing(declared):
