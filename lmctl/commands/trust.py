@@ -226,9 +226,16 @@ def _notes(folder: Path, fields: Sequence[Field]) -> Iterator[str]:
     """Yield what trust does not cover: programs and files of the declaration's own folder, which a pull can change."""
     for word in (word for field in fields if not isinstance(field.value, str) for word in field.value):
         name = word.rpartition("=")[2]
-        path = os.path.realpath(folder / name) if name and "\0" not in name else ""
-        if path.startswith(f"{folder}/") and Path(path).is_file():
+        if not name or "\0" in name:
+            continue
+        path = os.path.normpath(folder / name)
+        real = os.path.realpath(path)
+        inside = real.startswith(f"{folder}/")
+        if inside and os.path.isfile(real):  # noqa: PTH113 (a word may be longer than a name)
             yield f"{whole(name)} lies in the declaration's folder: what it holds may change, and trust does not notice"
+        elif not inside and path.startswith(f"{folder}/") and os.path.lexists(path):
+            what = f"{whole(name)} is a link that leads out of the declaration's folder, to {whole(real)}"
+            yield f"{what}: where it leads may change, and trust does not notice"
 
 
 def _count(entries: Sequence[Entry]) -> str:

@@ -119,6 +119,31 @@ def test_it_says_which_programs_may_change_without_it(typed):
     assert "note: ./serve.sh lies in the declaration's folder" in typed("--show")[1]
 
 
+@pytest.mark.parametrize("way", ["file", "folder", "nothing"])
+def test_it_says_which_programs_are_links_that_lead_out(typed, tmp_path, way):
+    """What was trusted as a file may have become one, and whoever pulls chooses where it leads."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    if way != "nothing":
+        (outside / "serve.sh").write_text("#!/bin/sh\n")
+    if way == "folder":
+        (typed.folder / "bin").symlink_to(outside)
+        edit(typed, "./serve.sh", "bin/serve.sh")
+    else:
+        (typed.folder / "serve.sh").symlink_to(outside / "serve.sh")
+    typed("--yes")
+    result, text = typed("--show")
+    assert result.data["trusted"]
+    name = "bin/serve.sh" if way == "folder" else "./serve.sh"
+    where = f"note: {name} is a link that leads out of the declaration's folder, to {outside}/serve.sh:"
+    assert f"{where} where it leads may change, and trust does not notice\n" in text
+
+
+def test_a_word_that_no_file_can_be_called_is_no_file(typed):
+    edit(typed, "a b; touch x", "x" * 1000)
+    assert "note:" not in typed("--show")[1]
+
+
 @pytest.mark.parametrize("answer", ["y\n", "yes\n", " Y \n"])
 def test_a_yes_records_exactly_these_fields(typed, answer):
     result, text = typed(answer=answer)
