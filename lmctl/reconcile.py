@@ -81,7 +81,7 @@ def make_plan(case: Case) -> Plan:
     changes = plan.ordered(wanted)
     kept = tuple(kept for kind in KINDS.values() for kept in kind.kept(case))
     memory, warnings = memory_verdict(case)
-    notes = (*artifact.note(case), *program.notes(case))
+    notes = (*artifact.note(case), *weights.notes(case), *program.notes(case))
     warnings = (*case.declaration.warnings, *warnings, *program.held(case, changes), *_without_effect(case))
     return Plan(
         name=case.declaration.name,

@@ -16,6 +16,7 @@ from lmctl.plan import Plan
 from lmctl.reconcile import Wish, make_plan
 from lmctl.record import replace
 from lmctl.resource import Scope
+from lmctl.resources import weights
 from lmctl.result import Result
 from lmctl.session import Session
 from lmctl.spec import Json
@@ -102,7 +103,11 @@ def _of(error: LmctlError, number: int) -> LmctlError:
 
 
 def _planned(then: Session, number: int) -> Plan:
+    """Return the plan. Raises E-FILE or E-LOCK-STALE for local files that are gone or of another size."""
     case = then.look(_SCOPE)
+    back = f"put back the file that generation {number} was made of"
+    if unlike := weights.unlike(case):
+        raise LmctlError.of(replace(problem, fix=back) for problem in unlike)
     planned = make_plan(case)
     lost = case.world.memory.problem
     warnings = planned.warnings if lost is None else (*planned.warnings, lost)

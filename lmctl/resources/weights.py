@@ -13,6 +13,7 @@ from lmctl.plan import Cause, Change, Stage
 from lmctl.record import record
 from lmctl.resource import Case, Hashed, Outcome, Run, keeps_nothing
 from lmctl.spec import Artifact, Wanted
+from lmctl.text import human_id
 
 NAME = "weights"
 STAGE: Stage = "fetch"
@@ -116,6 +117,30 @@ def resized(found: Found) -> str | None:
     return f"{escape(str(found.path))} has {found.signature.size} bytes, the lock says {found.file.size}"
 
 
+def unlike(case: Case) -> tuple[Problem, ...]:
+    """Return why local files cannot be the locked ones, without reading any: E-FILE for none, E-LOCK-STALE by size."""
+    every = [(file, need.artifact) for need in needed(case).values() for file in case.world.found[need.artifact.id]]
+    local = [(file, artifact) for file, artifact in every if artifact.commit is None]
+    errors = [_absent(file) for file, _ in local if file.signature is None]
+    errors += [_mismatch(file, None, artifact) for file, artifact in local if resized(file)]
+    return tuple(problem for error in errors for problem in error.problems)
+
+
+def notes(case: Case) -> tuple[str, ...]:
+    """Return a line per covered local artifact that cannot be applied as it is locked: a file has another size."""
+    names: dict[str, str] = {}
+    for profile in case.profiles():
+        for wanted in profile.artifacts:
+            names.setdefault(wanted.id, profile.name)
+    stale = [
+        artifact_id
+        for artifact_id, need in sorted(needed(case).items())
+        if need.artifact.commit is None and any(map(resized, case.world.found.get(artifact_id, ())))
+    ]
+    told = "is not as locked, apply refuses it: run `lmctl lock --upgrade"
+    return tuple(f"{human_id(name)} {told} {names[name]}` if the new file is meant" for name in stale)
+
+
 def _cause(states: list[str], found: Sequence[Found], artifact: Artifact) -> Cause:
     missing = states.count("missing")
     if missing and artifact.commit is None:
@@ -156,8 +181,7 @@ def _missing_after_hashing(need: Needed, case: Case, run: Run) -> list[tuple[Fet
     repo, commit = need.artifact.repo, need.artifact.commit
     missing = [file for file in found if file.signature is None]
     if missing and (repo is None or commit is None):
-        what = f"{escape(str(missing[0].path))} does not exist"
-        raise LmctlError("E-FILE", what, fix="put the file there or correct `path`")
+        raise _absent(missing[0])
     there = [file for file in found if file.signature is not None and state(case, file) != "verified"]
     _hash(there, need, run)
     if repo is None or commit is None:
@@ -204,6 +228,11 @@ def _hash(files: list[Found], need: Needed, run: Run) -> None:
         rows.append(Owned(str(file.content), kind, need.artifact.id, signature, digest, now, now, need.protect))
     with run.ledger.writing(run.host.now()) as ledger:
         ledger.own(rows)
+
+
+def _absent(file: Found) -> LmctlError:
+    what = f"{escape(str(file.path))} does not exist"
+    return LmctlError("E-FILE", what, fix="put the file there or correct `path`")
 
 
 def _mismatch(file: Found, digest: str | None, artifact: Artifact) -> LmctlError:

@@ -221,6 +221,25 @@ def test_a_local_file_that_changed_since_is_named(machine, edited):
     assert ask(edited, "hi") == "Another one."
 
 
+@pytest.mark.parametrize(("gone", "code", "exit_code"), [(False, "E-LOCK-STALE", 66), (True, "E-FILE", 65)])
+def test_a_local_file_that_is_gone_or_of_another_size_is_named_before_anything(machine, edited, gone, code, exit_code):
+    file = machine.folder / "hello.gguf"
+    if gone:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes() + b"more")
+    pid = machine.profiles()["hello"]["pid"]
+    for how in ("--dry-run", "--yes"):
+        ran = machine.run("rollback", "1", how, code=exit_code)
+        assert f"error[{code}]: {file} " in ran.err
+        assert "put back the file that generation 1 was made of" in ran.err
+        assert "Generation 1" not in ran.out
+    history = machine.run("history", "--json").data
+    assert (history["in_force"], [one["id"] for one in history["generations"]], held(machine)) == (None, [2, 1], [])
+    assert "W-HELD" not in machine.run("status").err
+    assert machine.profiles()["hello"]["pid"] == pid
+
+
 def test_what_the_files_of_then_may_no_longer_say_is_refused_with_their_place(machine, port):
     config = machine.home / ".config/lmctl/machine.toml"
     config.parent.mkdir(parents=True)

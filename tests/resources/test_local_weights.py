@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import pytest
 from worlds import case, profile
 
+from lmctl import plan
 from lmctl.errors import LmctlError
 from lmctl.hosts.store import DiskStore
 from lmctl.ledger import Ledger
 from lmctl.plan import Cause
+from lmctl.reconcile import make_plan
 from lmctl.resource import Case, Run
 from lmctl.resources import weights
 from lmctl.spec import Artifact, LockedFile, Machine, Wanted
@@ -77,6 +79,26 @@ def test_the_plan_says_by_what_a_file_differs(tmp_path, store):
     assert changes["weights:path=a.gguf"].cause == (Cause("sha256", "not verified here", "verified"),)
     other = changes["weights:path=b.gguf"]
     assert (other.verb, other.cause) == ("update", (Cause("size", "15 bytes", "6 bytes as locked"),))
+
+
+def test_the_plan_says_what_apply_will_say_of_another_size_without_reading(tmp_path, store):
+    (tmp_path / "a.gguf").write_bytes(b"FIRST")
+    (tmp_path / "b.gguf").write_bytes(b"second and more")
+    planned = make_plan(seen(tmp_path, store))
+    (note,) = (note for note in planned.notes if "lock --upgrade" in note)
+    assert note.startswith("path=b.gguf is not as locked, apply refuses it: run `lmctl lock --upgrade b` if")
+    assert f"note: {note}" in plan.text(planned)
+    assert store.read == []
+
+
+def test_files_that_are_gone_or_of_another_size_are_known_without_reading(tmp_path, store):
+    assert weights.unlike(seen(tmp_path, store)) == ()
+    (tmp_path / "a.gguf").unlink()
+    (tmp_path / "b.gguf").write_bytes(b"second and more")
+    gone, resized = weights.unlike(seen(tmp_path, store))
+    assert (gone.code, gone.what) == ("E-FILE", f"{tmp_path / 'a.gguf'} does not exist")
+    assert (resized.code, "b.gguf has 15 bytes, the lock says 6" in resized.what) == ("E-LOCK-STALE", True)
+    assert store.read == []
 
 
 @pytest.mark.parametrize("touched", [False, True], ids=["untouched", "touched-since"])
