@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import PurePath
 
 from lmctl import census, logbook
@@ -11,7 +12,7 @@ from lmctl.all_backends import BACKENDS
 from lmctl.config.names import RESERVED
 from lmctl.doctor.look import Patient
 from lmctl.errors import LmctlError
-from lmctl.ledger import Ledger
+from lmctl.ledger import Ledger, Memory
 from lmctl.session import Session
 from lmctl.spec import Wanted
 
@@ -88,25 +89,28 @@ def _wanted(patient: Patient) -> Iterator[str]:
     yield from (wanted.id for profile in declaration.profiles for wanted in profile.artifacts)
     try:
         lock = Session.of(declaration, patient.context.folders, patient.host).lock()
-    except LmctlError:
+    except (LmctlError, OSError):
         return
     yield from (f"path={file.path}" for artifact in lock.artifacts.values() for file in artifact.files)
 
 
-def _ledgers(patient: Patient) -> Iterator[Ledger]:
+def _memories(patient: Patient) -> Iterator[Memory]:
+    """Yield what each ledger remembers; where the folder of one is shut, nothing of it is in the report either."""
     folders = patient.context.folders
-    yield from (Ledger(folders.declaration(name) / "ledger.db") for name in census.names(folders))
+    for name in census.names(folders):
+        with suppress(OSError):
+            yield Ledger(folders.declaration(name) / "ledger.db").read()
 
 
 def _applied(patient: Patient) -> Iterator[str]:
-    for ledger in _ledgers(patient):
-        addresses = ledger.read().applied or {}
+    for memory in _memories(patient):
+        addresses = memory.applied or {}
         yield from (address.partition(":")[2] for address in addresses if address.startswith("program:"))
 
 
 def _owned(patient: Patient) -> Iterator[str]:
-    for ledger in _ledgers(patient):
-        yield from (row.artifact for row in ledger.read().owned if row.artifact)
+    for memory in _memories(patient):
+        yield from (row.artifact for row in memory.owned if row.artifact)
 
 
 def _placed(text: str) -> Iterator[str]:

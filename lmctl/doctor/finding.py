@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -16,6 +18,7 @@ from lmctl.errors import (
     STALE_LOCK,
     UNHEALTHY,
     LmctlError,
+    escape,
 )
 from lmctl.record import record
 from lmctl.spec import Json
@@ -63,6 +66,14 @@ def fail(check: str, error: LmctlError, state: State = "fail") -> Finding:
     place = f"{problem.place}: " if problem.place else ""
     rest = f" (and {more} more)" if more else ""
     return Finding(check, state, f"{place}{problem.what}{rest}", problem.fix, problem.code)
+
+
+def unreadable(error: OSError) -> LmctlError:
+    """Return the error that a look which the disk refuses is reported as: E-PERM or E-IO."""
+    what = f"{escape(os.fsdecode(error.filename or 'a file of lmctl'), 300)}: {os.strerror(error.errno or 0)}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return LmctlError("E-PERM", what, fix="check who owns it and its permissions")
+    return LmctlError("E-IO", what, fix="check the disk")
 
 
 def worst(findings: Iterable[Finding]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from lmctl import __version__, census, crash, locking
 from lmctl.command import Context
 from lmctl.doctor import engines, ground, partials, programs, surroundings
-from lmctl.doctor.finding import Finding, fail, ok, warn
+from lmctl.doctor.finding import Finding, fail, ok, unreadable, warn
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Host
 from lmctl.record import record
@@ -135,10 +135,22 @@ def _declaration(patient: Patient) -> Iterator[Finding]:
 
 
 def _programs(patient: Patient) -> Iterator[Finding]:
+    """Judge every declaration; one that cannot be looked into keeps no other from being judged."""
+    own, known = patient.declaration, census.names(patient.context.folders)
+    # the own one may have lost all that tells of it, and run all the same
+    for name in sorted({*known, *([own.name] if own else [])}):
+        try:
+            yield from _judged(patient, name)
+        except LmctlError as error:
+            yield fail(f"state of {name}", error)
+        except OSError as error:
+            yield fail(f"state of {name}", unreadable(error))
+
+
+def _judged(patient: Patient, name: str) -> Iterator[Finding]:
     context, own = patient.context, patient.declaration
-    for name in census.names(context.folders):
-        stub = own if own and own.name == name else census.stub(context.folders, name, patient.machine)
-        yield from programs.judge(Session.of(stub, context.folders, context.host(stub)))
+    stub = own if own and own.name == name else census.stub(context.folders, name, patient.machine)
+    yield from programs.judge(Session.of(stub, context.folders, context.host(stub)))
 
 
 def _partials(patient: Patient) -> Iterator[Finding]:
@@ -151,3 +163,5 @@ def _partials(patient: Patient) -> Iterator[Finding]:
         yield from partials.judge(session.look(Scope()), patient.host.store)
     except LmctlError as error:
         yield fail("partial files", error, "warn")
+    except OSError as error:
+        yield fail("partial files", unreadable(error), "warn")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
+from lmctl import unsupervised
 from lmctl.doctor.finding import Finding, fail, ok, warn
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Daemon
@@ -20,10 +22,16 @@ def judge(session: Session) -> Iterator[Finding]:
     """Judge one declaration's state folder; nothing is started or stopped."""
     name, state, premises = session.declaration.name, session.state, session.host.premises
     if not state.is_dir():
+        daemon = session.host.supervisor.observe()
+        if daemon.lost:
+            yield from _daemon(f"supervisord of {name}", daemon)
         return
-    if not premises.ground(state).writable:
-        what, fix = f"{escape(str(state))} may not be written", "check who owns it and its permissions"
-        yield fail(f"state of {name}", LmctlError("E-PERM", what, fix=fix))
+    readable = os.access(state, os.R_OK | os.X_OK)
+    if not readable or not premises.ground(state).writable:
+        what = f"{escape(str(state))} may not be {'written' if readable else 'read'}"
+        yield fail(f"state of {name}", LmctlError("E-PERM", what, fix="check who owns it and its permissions"))
+    if not readable:
+        return
     daemon = session.host.supervisor.observe()
     yield from _daemon(f"supervisord of {name}", daemon)
     socket = premises.stale_socket(state)
@@ -40,6 +48,9 @@ def _daemon(check: str, daemon: Daemon) -> Iterator[Finding]:
     if daemon.problem:
         fix = "run `lmctl down`, then `lmctl apply`"
         yield fail(check, LmctlError("E-SUPERVISOR", f"it cannot be asked: {daemon.problem}", fix=fix))
+    elif daemon.lost:
+        fix = "run `lmctl apply` for all profiles, or `lmctl down`"
+        yield fail(check, LmctlError("E-SUPERVISOR", f"{unsupervised.lost(daemon)} and still runs", fix=fix))
     elif daemon.orphans:
         pids = ", ".join(str(pid) for _, pid in sorted(daemon.orphans.items()))
         what = f"it is gone, and programs that it started still run (pid {pids})"
@@ -84,14 +95,18 @@ def _writing(session: Session) -> AbstractContextManager[object]:
 
 def _ledger(session: Session) -> Iterator[Finding]:
     check = f"ledger of {session.declaration.name}"
-    try:
-        memory = session.ledger.read()
-    except LmctlError as error:
-        yield fail(check, error)
+    path = session.ledger.path
+    if os.path.lexists(path) and not path.is_file():
+        fix = "move it away, then run `lmctl apply`: it begins a new one"
+        yield fail(check, LmctlError("E-STATE", f"{escape(str(path))} is no regular file", fix=fix))
         return
-    brought = [row for row in memory.owned if row.kind == "blob"]
-    size = human_bytes(sum(row.signature.size for row in brought))
-    yield ok(check, f"{len(brought)} files that lmctl brought, {size}")
+    memory = session.ledger.read()
+    if memory.problem is not None:
+        yield fail(check, LmctlError.of([memory.problem]))
+    else:
+        brought = [row for row in memory.owned if row.kind == "blob"]
+        size = human_bytes(sum(row.signature.size for row in brought))
+        yield ok(check, f"{len(brought)} files that lmctl brought, {size}")
     aside = sorted(session.state.glob("*.corrupt-*"))
     if aside:
         what = f"{escape(aside[-1].name)} was put aside because it could not be read"

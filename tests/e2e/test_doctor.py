@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,51 @@ def test_programs_that_outlived_their_supervisord_are_told_and_not_touched(machi
     assert wrong(ran) == {"supervisord of team": "E-SUPERVISOR"}
     until(lambda: listening(hello))
     machine.run("down")
+    assert wrong(machine.run("doctor", "--json")) == {}
+
+
+@pytest.mark.parametrize("lose", ["the folder", "the whole state"])
+def test_F66_a_supervisord_that_lost_its_state_folder_is_told_and_not_touched(machine, hello, lose):
+    machine.run("apply")
+    daemon = machine.run("status", "--json").data["supervisord"]
+    shutil.rmtree(machine.state() if lose == "the folder" else machine.state().parent)
+    ran = machine.run("doctor", "--fix", "--json", code=9)
+    assert wrong(ran) == {"supervisord of team": "E-SUPERVISOR"}
+    (finding,) = found(ran, "supervisord of team")
+    assert finding["what"] == f"supervisord (pid {daemon}) lost its state folder and still runs"
+    assert finding["fix"] == "run `lmctl apply` for all profiles, or `lmctl down`"
+    assert listening(hello)
+    machine.run("down")
+    assert wrong(machine.run("doctor", "--json")) == {}
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["F82-deleted", "F82-emptied"])
+def test_F82_a_ledger_that_is_lost_is_told_until_apply_began_a_new_one(machine, hello, lose):
+    machine.run("apply")
+    for path in machine.state().glob("ledger.db-*"):
+        path.unlink()
+    lose(machine.state() / "ledger.db")
+    ran = machine.run("doctor", "--json", code=None)
+    (finding,) = found(ran, "ledger of team")
+    assert (finding["state"], finding["code"]) == ("fail", "E-STATE")
+    assert "is gone or empty" in finding["what"]
+    assert finding["fix"] == "apply begins a new one; what runs is not touched"
+    machine.run("apply")
+    assert wrong(machine.run("doctor", "--json")) == {}
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
+def test_F82_a_ledger_that_is_no_file_is_told_until_it_is_moved_away(machine, hello, make):
+    machine.run("apply")
+    for path in machine.state().glob("ledger.db*"):
+        path.unlink()
+    make(machine.state() / "ledger.db")
+    (finding,) = found(machine.run("doctor", "--json", code=None), "ledger of team")
+    assert (finding["state"], finding["code"]) == ("fail", "E-STATE")
+    assert finding["what"].endswith("ledger.db is no regular file")
+    assert finding["fix"] == "move it away, then run `lmctl apply`: it begins a new one"
+    (machine.state() / "ledger.db").rename(machine.home / "away")
+    machine.run("apply")
     assert wrong(machine.run("doctor", "--json")) == {}
 
 

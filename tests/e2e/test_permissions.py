@@ -107,6 +107,29 @@ def test_F55_a_state_folder_that_cannot_be_written_any_more(machine, declare):
     assert served(machine)[0] == "healthy"
 
 
+@pytest.mark.parametrize("where", ["other", "own"])
+def test_F55_a_declaration_whose_state_is_shut_is_one_finding(machine, declare, where):
+    """All the rest is judged and reported, in its own folder and in that of another declaration."""
+    machine.run("apply")
+    here = machine.home / "other" if where == "other" else machine.folder
+    if where == "other":
+        here.mkdir()
+        (here / "localmodels.toml").write_text('version = 1\nname = "zebra"\n')
+        give(here)
+    machine.state().chmod(0)
+    try:
+        ran = machine.run("-C", str(here), "doctor", "--bundle", f"{here}/report.json", "--json", code=8)
+    finally:
+        machine.state().chmod(0o700)
+    # the own declaration cannot be had without its state
+    assert wrong(ran) == {"state of team", *(["declaration"] if where == "own" else [])}
+    (finding,) = (one for one in ran.data["findings"] if one["check"] == "state of team")
+    assert finding["what"] == f"{machine.state()} may not be read"
+    assert (finding["code"], finding["fix"]) == ("E-PERM", "check who owns it and its permissions")
+    assert {"hub", "declaration", "open files", "$HF_TOKEN"} <= {one["check"] for one in ran.data["findings"]}
+    assert "(declaration 1)" in (here / "report.json").read_text()
+
+
 def test_F55_a_state_folder_of_another_user(machine, declare):
     machine.run("apply")
     before = served(machine)
