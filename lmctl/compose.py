@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from lmctl import adhoc
 from lmctl.command import Context, Options
 from lmctl.config import loading
-from lmctl.config.find import Request
+from lmctl.config.find import Request, last_resort
 from lmctl.errors import LmctlError, Place, Problem
 from lmctl.hosts.engines import Engines
 from lmctl.hosts.hardware import detect
@@ -128,13 +128,29 @@ def make_context(options: Options, environ: Mapping[str, str], colour: Literal["
     ) -> Declaration:
         named = file or options.config
         request = Request(options.directory, named, options.sets, options.elsewhere, empty, earlier)
-        return (load_written if written else load_declaration)(request, folders, environ, hardware())
+        try:
+            return (load_written if written else load_declaration)(request, folders, environ, hardware())
+        except LmctlError as error:
+            raise _placed(error, last_resort(request, folders, environ)) from None
 
     def host(found: Declaration) -> LocalHost:
         return LocalHost(found, options, folders, environ)
 
     style = style_for(sys.stderr, colour, environ)
     return Context(options, folders, environ, sys.stderr, style, hardware, declaration, host, sys.stdout)
+
+
+def _placed(error: LmctlError, file: Path | None) -> LmctlError:
+    """Return `error` with whole paths where it is about `file`, which lies in no folder that one stands in."""
+    if file is None:
+        return error
+    problems = [
+        replace(problem, place=replace(place, file=str(file.parent / place.file)))
+        if (place := problem.place) and os.path.lexists(file.parent / place.file)
+        else problem
+        for problem in error.problems
+    ]
+    return LmctlError.of(problems)
 
 
 def load_written(request: Request, folders: Folders, environ: Mapping[str, str], hardware: Hardware) -> Declaration:

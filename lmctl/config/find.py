@@ -36,9 +36,7 @@ def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> 
     """Return the declaration's file, with links resolved. Raises E-FILE when there is none, E-PERM where it is shut."""
     if request.elsewhere:
         refuse_missing(request.directory)
-    named = request.file
-    if named is None and not request.elsewhere and environ.get("LMCTL_CONFIG"):
-        named = Path(environ["LMCTL_CONFIG"])
+    named = _named(request, environ)
     if named is not None:
         return Path(os.path.realpath(request.directory / named))
     for folder in (request.directory, *request.directory.parents, folders.config):
@@ -49,6 +47,20 @@ def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> 
         raise LmctlError("E-PERM", what, fix="check its permissions")
     what = f"there is no {MAIN} in {escape(str(request.directory))} or above"
     raise LmctlError("E-FILE", what, fix="run `lmctl init`, or name a file with --config")
+
+
+def _named(request: Request, environ: Mapping[str, str]) -> Path | None:
+    if request.file is None and not request.elsewhere and environ.get("LMCTL_CONFIG"):
+        return Path(environ["LMCTL_CONFIG"])
+    return request.file
+
+
+def last_resort(request: Request, folders: Folders, environ: Mapping[str, str]) -> Path | None:
+    """Return the user's own declaration where it counts, with links resolved: none is named, none lies above."""
+    above = (request.directory, *request.directory.parents)
+    if _named(request, environ) is not None or any(os.path.lexists(folder / MAIN) for folder in above):
+        return None
+    return Path(os.path.realpath(folders.config / MAIN)) if os.path.lexists(folders.config / MAIN) else None
 
 
 def own_files(file: Path, listing: Sequence[str], contents: Mapping[str, bytes]) -> dict[str, bytes]:
