@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,10 @@ from lmctl.config.find import MAIN, Request, discover
 from lmctl.errors import LmctlError, Problem, Terminated, escape
 from lmctl.ledger import Memory
 from lmctl.mutex import PATIENCE, exclusive
+from lmctl.paths import read_regular
 from lmctl.progress import Reporter
 from lmctl.reconcile import Applied, Ended, Reconciler, Resolve
+from lmctl.record import replace
 from lmctl.resource import Case
 from lmctl.resources import artifact
 from lmctl.result import Result
@@ -29,6 +32,8 @@ from lmctl.spec import Declaration, Json, Machine
 from lmctl.text import Style, human_id
 
 _MARKS = {"done": "✓", "failed": "✗", "blocked": "·", "not started": "·", "interrupted": "·"}
+_CONFIG_LIMIT = 1 << 20  # bytes of a declaration
+_NAME = re.compile(r"""^name[ \t]*=[ \t]*["']([A-Za-z0-9._-]+)["']""", re.MULTILINE)
 _INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
@@ -48,14 +53,14 @@ def standing(context: Context) -> tuple[Session, tuple[Problem, ...]]:
     """Return the session for commands that stop or show what runs, and what is wrong with the configuration.
 
     Of a declaration that cannot be judged only its name is known, from the state folder: what it left running is found
-    there. Raises what is wrong where nothing was ever applied.
+    there. Raises what is wrong where nothing was ever applied, and how to end what runs under its name all the same.
     """
     try:
         return session(context), ()
     except LmctlError as error:
         found = _recorded(context)
         if found is None:
-            raise
+            raise _with_end(context, error) from None
         return Session.of(found, context.folders, context.host(found)), error.problems[:1]
 
 
@@ -77,6 +82,27 @@ def _recorded(context: Context) -> Declaration | None:
             if file in wanted:
                 return Declaration(record.stem, folder, file, (), machine=Machine(log_max_bytes=None))
     return None
+
+
+def _with_end(context: Context, error: LmctlError) -> LmctlError:
+    """Return `error`, with how to end what runs under the name that its file has: its folder may be moved or a copy."""
+    from lmctl import census  # only for mistakes
+
+    options = context.options
+    request = Request(options.directory, options.config, elsewhere=options.elsewhere)
+    with suppress(LmctlError, ValueError):
+        text = read_regular(discover(request, context.folders, context.environ), _CONFIG_LIMIT).decode()
+        name = _NAME.search(text)  # what it is in may be no TOML
+        if name is None or name[1] not in census.names(context.folders):
+            return error
+        stub = census.stub(context.folders, name[1], Machine())
+        daemon = context.host(stub).supervisor.observe()
+        if daemon.pid is not None or daemon.orphans or daemon.lost:
+            first, *more = error.problems
+            fix = f"{first.fix}; " if first.fix else ""
+            fix += f"`lmctl down {name[1]}` ends what runs of it"
+            return LmctlError.of([replace(first, fix=fix), *more])
+    return error
 
 
 def remarks(memory: Memory) -> tuple[Problem, ...]:

@@ -212,16 +212,27 @@ class Session:
         now = self.host.now()
         return tuple(Stray(str(p.path), p.size, now - p.modified) for p in self.host.store.partials())
 
-    def refuse_foreign_name(self) -> None:
-        """Raise E-NAME-TAKEN when another folder uses this declaration's name on this machine."""
+    def refuse_foreign_name(self, *, ending: bool = False) -> None:
+        """Raise E-NAME-TAKEN when another folder uses this declaration's name on this machine.
+
+        `ending`: what runs is to be ended, so a broken record keeps nobody from it. Otherwise it raises E-STATE.
+        """
         if not self.record.exists():
             return
-        folder = _recorded_folder(self.record)
+        try:
+            folder = _recorded_folder(self.record)
+        except LmctlError:
+            if ending:
+                return
+            raise
         if folder != str(self.declaration.folder):
             gone = "" if Path(folder).is_dir() else ", which is gone"
             what = f"the name {self.declaration.name!r} belongs to {escape(folder)} on this machine{gone}"
             take = "run `lmctl apply --take`; `lmctl apply --take --dry-run` shows what it then does"
-            raise LmctlError("E-NAME-TAKEN", what, fix=take if gone else f"choose another `name`, or {take}")
+            fix = take if gone else f"choose another `name`, or {take}"
+            if ending:
+                fix = f"`lmctl down {self.declaration.name}` ends what runs of it, from any folder"
+            raise LmctlError("E-NAME-TAKEN", what, fix=fix)
 
     def register(self) -> None:
         """Write which folder the name belongs to, when that is not what is written already."""

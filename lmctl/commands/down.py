@@ -8,7 +8,7 @@ from contextlib import suppress
 from lmctl import adhoc, census, unsupervised
 from lmctl.acting import standing, writing
 from lmctl.command import Context
-from lmctl.config.find import Request, discover
+from lmctl.config.find import Request, discover, last_resort
 from lmctl.config.names import name as valid
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Daemon
@@ -56,13 +56,13 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         current, warnings = standing(context)
     except LmctlError as error:
         return _listed(context, error)
-    current.refuse_foreign_name()
+    current.refuse_foreign_name(ending=True)
     ended = _end(context, current, args)
     return replace(ended, warnings=warnings)
 
 
 def _end(context: Context, current: Session, args: argparse.Namespace) -> Result:
-    more = _others(context) if args.name is None and current.declaration.name == adhoc.NAME else []
+    more = _others(context, current) if args.name is None else []
     data: dict[str, Json] = {"declarations": [one.json() for one in more]} if more else {}
     before = current.host.supervisor.observe()
     if not _runs(before):
@@ -100,9 +100,12 @@ def _known(context: Context) -> list[Known]:
     return [Known(one.declaration.name, str(one.declaration.folder), one.host.supervisor.observe()) for one in sessions]
 
 
-def _others(context: Context) -> list[Known]:
-    """Return the declarations that still run, beside the one that stands in where there is none."""
-    return [one for one in _known(context) if one.runs and one.name != adhoc.NAME]
+def _others(context: Context, current: Session) -> list[Known]:
+    """Return the declarations that still run, beside the one that counts where no folder has one."""
+    own = current.declaration.name
+    if own != adhoc.NAME and last_resort(_request(context), context.folders, context.environ) is None:
+        return []
+    return [one for one in _known(context) if one.runs and one.name != own]
 
 
 def _called(context: Context, name: str) -> Session:
@@ -128,21 +131,25 @@ def _meant(context: Context, name: str, names: list[str]) -> str:
 
 
 def _listed(context: Context, error: LmctlError) -> Result:
-    """Return what is known on this machine where no declaration is found; raises `error` where one is, or none is."""
-    options = context.options
-    request = Request(options.directory, options.config, elsewhere=options.elsewhere)
-    try:
-        discover(request, context.folders, context.environ)
-    except LmctlError:
-        rows = _known(context)
-    else:
-        raise error
+    """Return what is known on this machine where no declaration is found; raises `error` where nothing is.
+
+    Where one is found that cannot be judged, it may be a copy: what still runs is listed.
+    """
+    rows, problems = _known(context), error.problems
+    with suppress(LmctlError):
+        discover(_request(context), context.folders, context.environ)
+        rows, problems = [one for one in rows if one.runs], problems[:1]
     if not rows:
         raise error
     fix = "name one of these: `lmctl down NAME`"
-    problems = tuple(replace(problem, fix=fix) for problem in error.problems)
+    problems = tuple(replace(problem, fix=fix) for problem in problems)
     data: dict[str, Json] = {"stopped": False, "declarations": [one.json() for one in rows]}
     return Result(data, lambda style: _text(rows, style), errors=problems, exit_code=error.exit_code)
+
+
+def _request(context: Context) -> Request:
+    options = context.options
+    return Request(options.directory, options.config, elsewhere=options.elsewhere)
 
 
 def _text(rows: list[Known], style: Style) -> str:

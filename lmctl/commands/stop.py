@@ -28,13 +28,15 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     A disk on which no hold can be written keeps nobody from stopping; exit 8 then.
     """
     current, warnings = standing(context)
-    current.refuse_foreign_name()
+    current.refuse_foreign_name(ending=True)
     names = sorted(running(current, args.profiles))
+    undeclared = adhoc.undeclared(current.folders, current.declaration)
     with writing(context, current, "lmctl stop", wait=True):
         unwritten: list[Problem] = []
         ran = _stop(current, names, unwritten)
     idle = "was not running" if unwritten else "was not running, and is held now"
-    text = "".join(f"{name} {'stopped' if name in ran else idle}\n" for name in names)
+    ends = {name: "was not running" if name in undeclared else idle for name in names} | dict.fromkeys(ran, "stopped")
+    text = "".join(f"{name} {ends[name]}\n" for name in names)
     done = tuple(f"stopped: {name}" for name in names)
     warnings = (*warnings, *current.ledger.notices)
     code = DISK if unwritten else DONE

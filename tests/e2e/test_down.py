@@ -122,3 +122,72 @@ def test_beside_what_nothing_declares_the_others_that_run_are_named(machine, por
     assert out.startswith("every program and supervisord stopped\n") and "lmctl down team" in out
     assert listening(loose) is None
     assert ask(served, "hi")
+
+
+@pytest.mark.parametrize("there", ["moved", "copied"])
+def test_a_folder_that_moved_or_is_a_copy_is_told_how_to_end_what_runs(machine, served, there):
+    folder = machine.home / "there"
+    shutil.copytree(machine.folder, folder) if there == "copied" else machine.folder.rename(folder)
+    for words in (["down"], ["stop", "hello"]):
+        refused = machine.run(*words, code=4, cwd=folder).err
+        assert "error[E-NAME-TAKEN]" in refused and "--take" not in refused
+        assert "`lmctl down team` ends what runs of it, from any folder" in refused
+    assert ask(served, "hi")
+    machine.run("down", "team", cwd=folder)
+    assert machine.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "error", "code"),
+    [('[profiles.own]\nbackend = "command"\ncommand = ["touch", "x"]\n', "E-TRUST", 4), ("what\n", "E-TOML", 65)],
+)
+def test_a_moved_folder_that_cannot_be_judged_is_told_how_to_end_what_runs(machine, served, spoilt, error, code):
+    folder = machine.home / "moved"
+    machine.folder.rename(folder)
+    with (folder / "localmodels.toml").open("a") as file:
+        file.write(spoilt)
+    for words in (["status"], ["stop", "hello"]):
+        refused = machine.run(*words, code=code, cwd=folder).err
+        assert f"error[{error}]" in refused and "`lmctl down team` ends what runs of it" in refused
+    ran = machine.run("down", code=code, cwd=folder)
+    assert f"error[{error}]" in ran.err and "name one of these: `lmctl down NAME`" in ran.err
+    assert "lmctl trust" not in ran.err and "lmctl down team" in ran.out
+    assert ask(served, "hi")
+    machine.run("down", "team", cwd=folder)
+    assert "lmctl down team" not in machine.run("status", code=code, cwd=folder).err, "nothing runs any more"
+    assert machine.run("down", code=code, cwd=folder).out == ""
+
+
+def test_beside_the_users_own_declaration_the_others_that_run_are_named(machine, served, elsewhere):
+    config = machine.home / ".config/lmctl"
+    config.mkdir(parents=True)
+    own = config / "localmodels.toml"
+    own.write_text('version = 1\nname = "mine"\n')
+    ran = machine.run("down", cwd=elsewhere, code=65)
+    assert f"error[E-EMPTY]: {own}: no profiles" in ran.err and "lmctl down team" in ran.out
+    assert f"error[E-EMPTY]: {own}: no profiles" in machine.run("plan", cwd=elsewhere, code=65).err
+    assert "error[E-EMPTY]: localmodels.toml: no profiles" in machine.run("plan", cwd=config, code=65).err
+    shutil.copy2(machine.folder / "hello.gguf", config)
+    own.write_text('version = 1\nname = "mine"\n[profiles.hello]\npath = "hello.gguf"\nstart = "manual"\n')
+    machine.run("apply", cwd=elsewhere)
+    machine.run("down", cwd=elsewhere)
+    ran = machine.run("down", cwd=elsewhere)
+    assert ran.out.startswith("supervisord is not running\n") and "lmctl down team" in ran.out
+    assert ask(served, "hi")
+
+
+def test_a_broken_record_keeps_nobody_from_ending_what_runs_in_its_own_folder(machine, served):
+    record = machine.state().parent / "declarations/team.json"
+    text = record.read_text()
+    record.write_text(text[:9])
+    assert machine.run("down").out == "every program and supervisord stopped\n"
+    assert machine.processes() == []
+    record.write_text(text)
+
+
+def test_what_nothing_declares_and_what_does_not_run_is_not_held(machine, port, elsewhere):
+    machine.hello("Loose.", "loose.gguf")
+    machine.run("start", "--model", str(machine.folder / "loose.gguf"), "--port", str(port()), cwd=elsewhere)
+    machine.run("down", cwd=elsewhere)
+    assert machine.run("stop", "loose", cwd=elsewhere).out == "loose was not running\n"
+    assert "E-USAGE" in machine.run("stop", "loose", cwd=elsewhere, code=64).err
