@@ -41,6 +41,9 @@ def of(name: str, case: Case, ask: Ask) -> Condition:
     if program in daemon.orphans:
         why = "its supervisord was killed; `lmctl apply` ends it and starts it anew, `lmctl down` ends it"
         return Condition("orphaned", why, daemon.orphans[program])
+    if process is not None and program in daemon.fileless:
+        why = "lmctl's file of it is gone or damaged; `lmctl apply` writes it anew and restarts it"
+        return Condition("unhealthy", why, process.pid)
     pid = process.pid if process is not None and process.running else daemon.unseen.get(program)
     if pid is not None and spec is not None:
         return _running(name, case, pid, ask)

@@ -162,6 +162,7 @@ class Daemon:
     orphans: Mapping[str, int] = NOTHING  # pids of programs that outlived a killed daemon
     lost: tuple[int, ...] = ()  # pids of daemons whose state folder was deleted while they ran
     unseen: Mapping[str, int] = NOTHING  # pids of programs whose daemon lives and cannot be asked
+    fileless: frozenset[str] = frozenset()  # programs that run, and whose file is gone or damaged: not in `specs`
 
 
 class Supervisor(Protocol):
@@ -170,7 +171,7 @@ class Supervisor(Protocol):
     def observe(self) -> Daemon: ...
 
     # write program files, launcher and the one configuration file; True when something changed. What is gone stays in
-    # `Daemon.specs` until a reload or a shutdown has ended it
+    # `Daemon.specs` until a reload or a shutdown has ended it; what is in `Daemon.fileless` stays as it is
     def write(self, programs: Sequence[ProgramSpec]) -> bool: ...
 
     # start the daemon if absent (programs with `autostart` start), else apply the written configuration: replace the

@@ -149,7 +149,8 @@ def _going(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: C
 
 def _replaces(change: Change, want: Desired, before: Daemon) -> bool:
     old, process = before.specs.get(want.spec.id), before.processes.get(want.spec.id)
-    return old is not None and (old.hash != want.spec.hash or _stale(process, want))
+    # one that the daemon knows and no file declares has lost its file
+    return process is not None if old is None else old.hash != want.spec.hash or _stale(process, want)
 
 
 def rewrite(change: Change, run: Run) -> Outcome:

@@ -124,3 +124,19 @@ def test_a_program_that_nothing_declares_any_more_is_asked_as_it_was_when_it_was
     world = replace(undeclared.world, memory=memory)
     assert condition.of("code", replace(undeclared, world=world), ask).state == "healthy"
     assert asked == [expected]
+
+
+def test_what_lost_its_file_is_shown_with_its_process_and_planned_anew():
+    daemon = replace(APPLIED.world.daemon, specs={}, processes={ID: running(1.0)}, fileless=frozenset({ID}))
+    whole = replace(APPLIED, world=replace(APPLIED.world, daemon=daemon))
+    found = condition.of("code", whole, lambda *_: Health("healthy"))
+    assert (found.state, found.pid) == ("unhealthy", 4000)
+    assert found.why == "lmctl's file of it is gone or damaged; `lmctl apply` writes it anew and restarts it"
+    (change,) = make_plan(whole).changes
+    assert (change.verb, change.cause[0].before) == ("restart", "gone or damaged")
+
+
+def test_a_damaged_file_of_what_runs_and_nothing_declares_is_no_change_that_an_apply_would_repeat():
+    other = "p-0123456789ab"
+    daemon = replace(APPLIED.world.daemon, edited=(f"programs/{other}.json", other), fileless=frozenset({other}))
+    assert make_plan(replace(APPLIED, world=replace(APPLIED.world, daemon=daemon))).empty

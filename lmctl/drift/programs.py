@@ -48,7 +48,7 @@ def of_supervisor(case: Case) -> Iterator[Drift]:
     if daemon.lost:
         yield made("orphan_owned", "supervisord", [Field("state folder", "there", "there", "deleted while it ran")])
     known = {*daemon.specs, *(program_id(profile.name) for profile in case.declaration.profiles)}
-    edited = [name for name in daemon.edited if not any(one in name for one in known)]
+    edited = [name for name in daemon.edited if not any(one in name for one in {*known, *daemon.fileless})]
     rows = [Field(name, _WRITTEN, _WRITTEN, "edited by hand") for name in edited]
     rows += [Field(name, _WRITTEN, _WRITTEN, program.STRANDED) for name in daemon.stranded]
     if rows:

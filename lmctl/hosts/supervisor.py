@@ -9,13 +9,21 @@ from pathlib import Path
 from lmctl import launch
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.host import Daemon
-from lmctl.hosts import pids, supervisor_conf, supervisor_daemon, supervisor_left, supervisor_lost, supervisor_rpc
+from lmctl.hosts import (
+    pids,
+    supervisor_conf,
+    supervisor_daemon,
+    supervisor_info,
+    supervisor_left,
+    supervisor_lost,
+    supervisor_rpc,
+)
 from lmctl.hosts.supervisor_daemon import Group
 from lmctl.hosts.supervisor_files import Files
 from lmctl.hosts.supervisor_rpc import Client, Info, NotThere, Rpc, failure, why
 from lmctl.hosts.xmlrpc import Fault
 from lmctl.record import replace as copy
-from lmctl.spec import Process, ProgramSpec
+from lmctl.spec import ProgramSpec
 
 _STOPPABLE = {"STARTING", "RUNNING", "BACKOFF"}
 _EACH = 0.2  # seconds in which a daemon on a busy machine starts one program: before, it answers nobody
@@ -54,14 +62,14 @@ class LocalSupervisor:
         except (LmctlError, Fault) as error:
             problem = error.problems[0].what if isinstance(error, LmctlError) else why(error)
         else:
-            processes = {info["name"]: _process(info, starts.get(info["name"], [])) for info in infos}
-            return copy(daemon, pid=number, processes=processes)
+            processes = {info["name"]: supervisor_info.process(info, starts.get(info["name"], [])) for info in infos}
+            return copy(daemon, pid=number, processes=processes, fileless=supervisor_info.fileless(infos, specs))
         unseen = supervisor_left.alive(self._folder)
         return copy(daemon, pid=supervisor_daemon.pid(self._folder), problem=problem, unseen=unseen)
 
     def write(self, programs: Sequence[ProgramSpec]) -> bool:
         """Write what `programs` need, where it differs; True when something did. See `Files.write`."""
-        changed = self._files.write(programs)
+        changed = self._files.write(programs, self._kept(programs))
         if not self._silent():
             self._files.sweep(supervisor_left.alive(self._folder))
         return changed
@@ -178,6 +186,17 @@ class LocalSupervisor:
         """Return whether a daemon lives that does not listen."""
         return supervisor_daemon.lives(self._folder) or supervisor_daemon.pid(self._folder) is not None
 
+    def _kept(self, programs: Sequence[ProgramSpec]) -> list[ProgramSpec]:
+        """Return what runs, is none of `programs` and lost its file: a reload would end what no section names."""
+        lost = self._files.lost({spec.id for spec in programs})
+        if not lost or not self._silent():
+            return []
+        try:
+            running = supervisor_info.fileless(self._everything()[1], ())
+        except (NotThere, LmctlError, Fault):
+            return lost  # nobody can say whether they run
+        return [spec for spec in lost if spec.id in running]
+
     def _ready(self) -> bool:
         """Return False when no daemon is there, True when it takes orders. Raises E-SUPERVISOR in between."""
         try:
@@ -242,7 +261,7 @@ class LocalSupervisor:
             fine = (supervisor_rpc.NOT_RUNNING, supervisor_rpc.BAD_NAME)
             if refused := self._client.tell_each("stopProcess", stoppable, False, fine=fine):
                 raise LmctlError.of(refused)
-            pending = [name for name in pending if not _ended(infos[name]) and over[name] < _TOO_LATE]
+            pending = [name for name in pending if not supervisor_info.ended(infos[name]) and over[name] < _TOO_LATE]
             time.sleep(0.03 if pending else 0.0)
         left = supervisor_daemon.end_groups(group for found in groups.values() for group in found)
         stay = {name: left[group][0] for name, found in groups.items() for group in found if group in left}
@@ -266,30 +285,3 @@ class LocalSupervisor:
 
 def _failed(problems: Iterable[Problem]) -> set[str]:
     return {problem.change for problem in problems if problem.change}
-
-
-def _ended(info: Info | None) -> bool:
-    """Return whether a program stays as it is: one that exited by itself is started again within the second."""
-    if info is None:
-        return True
-    if info["statename"] == "EXITED":
-        return bool(info["exitstatus"] == launch.REFUSED)
-    return info["statename"] in {"STOPPED", "FATAL", "UNKNOWN"}
-
-
-def _process(info: Info, starts: Sequence[launch.Record]) -> Process:
-    number = info["pid"] or None
-    last = launch.last_start(starts)
-    digest = last.get("hash") if last and number and last.get("pid") == number else None
-    if number and not isinstance(digest, str):
-        digest = pids.variable(number, "LMCTL_HASH")
-    return Process(
-        id=info["name"],
-        state=info["statename"],
-        pid=number,
-        started=float(info["start"]) if number else None,
-        exit_status=info["exitstatus"] if info["start"] and not number else None,
-        hash=digest if isinstance(digest, str) else None,
-        spawn_error=info["spawnerr"],
-        starts=launch.count(starts, launch.clock()),
-    )

@@ -214,6 +214,17 @@ def settings(block: str) -> tuple[bool, float]:
     return "\nautostart=true\n" in block, float(stop[1]) if stop else 10.0
 
 
+def spec_of(name: str, block: str) -> ProgramSpec:
+    """Return what a program's block alone tells of it; nothing of the block gets in but what `sections` forms.
+
+    The rest is in the program's file: such a spec is good for a section, and for nothing else.
+    """
+    autostart, stop = settings(block)
+    found = re.search(rf'^environment=LMCTL_HASH="({_HASH.pattern})"$', block, flags=re.MULTILINE)
+    digest = found[1] if found else "unknown"
+    return ProgramSpec(name, "", (), {}, "/", digest, "", autostart=autostart, stop_timeout=stop)
+
+
 def with_log_of(block: str, written: str) -> str:
     """Return a program's block with the log size that another block of it sets, if it does."""
     found = re.search(r"^stdout_logfile_maxbytes=\d+$", written, flags=re.MULTILINE)

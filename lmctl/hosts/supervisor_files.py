@@ -40,17 +40,18 @@ class Files:
         """Return where the output of a program goes."""
         return self.folder / "logs" / f"{name}.log"
 
-    def write(self, programs: Sequence[ProgramSpec]) -> bool:
+    def write(self, programs: Sequence[ProgramSpec], kept: Sequence[ProgramSpec] = ()) -> bool:
         """Write what `programs` need, each file atomically and only when its bytes differ; True when one did.
 
         Nothing is written when supervisor's own parser does not read back what was meant. What is gone keeps its file
-        until `sweep`: it may still run, and must be seen until it does not. Raises E-SUPERVISOR, and E-SPACE, E-PERM
-        or E-IO from the disk.
+        until `sweep`: it may still run, and must be seen until it does not. Those of `lost` that are `kept` get their
+        section again and no file. Raises E-SUPERVISOR, and E-SPACE, E-PERM or E-IO from the disk.
         """
-        text = supervisor_conf.join(self._sections(programs)).encode()
-        supervisor_daemon.check_limit(supervisor_conf.descriptors(len(programs)))
+        named = (*programs, *kept)
+        text = supervisor_conf.join(self._sections(named)).encode()
+        supervisor_daemon.check_limit(supervisor_conf.descriptors(len(named)))
         if _bytes(self._conf) != text:
-            supervisor_conf.check(text.decode(), programs)
+            supervisor_conf.check(text.decode(), named)
         supervisor_daemon.folders(self.folder)
         wanted = {self.program(spec.id): (supervisor_conf.program_file(spec), 0o600) for spec in programs}
         wanted[self.folder / "launch"] = (supervisor_conf.launcher(), 0o700)
@@ -62,7 +63,8 @@ class Files:
             self._keep_edits()
         for path in changed:
             write_atomic(path, *wanted[path])
-        return bool(changed) or any(path not in wanted for path in self._program_files())
+        known = {*wanted, *(self.program(spec.id) for spec in kept)}
+        return bool(changed) or any(path not in known for path in self._program_files())
 
     def _keep_edits(self) -> None:
         """Keep a copy of a supervisord.conf that somebody edited: what they wrote is not lmctl's to lose.
@@ -81,6 +83,22 @@ class Files:
                 if newer.exists():
                     newer.replace(older)
         write_atomic(copies[0], content)
+
+    def lost(self, but: Collection[str]) -> list[ProgramSpec]:
+        """Return what supervisord.conf tells of programs whose file is gone or damaged, of none in `but`."""
+        blocks, _ = supervisor_conf.split(self._text())
+        names = [name for name in sorted(blocks) if supervisor_conf.ours(name) and name not in but]
+        gone = (name for name in names if self._read(self.program(name)) is None)
+        return [supervisor_conf.spec_of(name, blocks[name]) for name in gone]
+
+    def _read(self, path: Path) -> ProgramSpec | None:
+        """Return what a program's file declares, None when lmctl cannot have written it."""
+        try:
+            spec = supervisor_conf.read_program(path)
+            self._sections([spec])  # its id and hash are ones that lmctl forms
+        except (OSError, ValueError, LmctlError):
+            return None
+        return spec
 
     def named(self) -> frozenset[str]:
         """Return the programs that supervisord.conf names."""
@@ -105,10 +123,8 @@ class Files:
         specs: dict[str, ProgramSpec] = {}
         edited = list(foreign)
         for path in self._program_files():
-            try:
-                spec = supervisor_conf.read_program(path)
-                self._sections([spec])  # its id and hash are ones that lmctl forms
-            except (OSError, ValueError, LmctlError):
+            spec = self._read(path)
+            if spec is None:
                 edited.append(f"programs/{escape(path.name)}")
                 continue
             autostart, stop = supervisor_conf.settings(blocks.get(spec.id, ""))
@@ -118,9 +134,11 @@ class Files:
         if text or specs:
             expected = self._sections(tuple(specs.values()))
             names = sorted({*blocks, *expected})
-            few = self._sections([spec for name, spec in specs.items() if name in blocks])[""]
+            present = [spec for name, spec in specs.items() if name in blocks]
+            few = self._sections([*present, *self.lost(specs)])[""]
             if blocks[""] == few:
-                expected[""] = few  # it counts the programs, and one that is gone from it may not have ended yet
+                # it counts the programs: one that is gone from it may not have ended yet, one may have lost its file
+                expected[""] = few
             edited += [escape(name) or "supervisord" for name in names if blocks.get(name) != expected.get(name)]
             edited += [name for name, script in self._scripts().items() if not self._formed(name, script)]
         return specs, tuple(dict.fromkeys(edited))

@@ -113,6 +113,7 @@ def _refused(error: LmctlError, spec: ProgramSpec | None) -> Cause:
 def _leftovers(case: Case) -> Iterable[Change]:
     """What of lmctl's files is not as it wrote it and belongs to no program: written again, and nothing restarts."""
     ids = {*case.world.daemon.specs, *(program_id(profile.name) for profile in case.declaration.profiles)}
+    ids |= case.world.daemon.fileless  # nobody knows whose it is: it runs until it is ended by `down`
     names = [name for name in case.world.daemon.edited if not any(known in name for known in ids)]
     causes = [Cause(name, "edited", "as lmctl writes it") for name in names]
     causes += [Cause(name, STRANDED, "as lmctl writes it") for name in case.world.daemon.stranded]
@@ -129,6 +130,9 @@ def _compare(case: Case, want: Desired, needs: tuple[str, ...]) -> Change | None
     before, process = _observed(case, name), case.world.daemon.processes.get(want.spec.id)
     running = process is not None and process.running
     orphan = want.spec.id in case.world.daemon.orphans and not desired.held(case, want.profile)
+    if before is None and want.spec.id in case.world.daemon.fileless:
+        cause = Cause("file", "gone or damaged", "as lmctl writes it")
+        return Change("serve", "restart", address(name), (cause,), needs=needs)
     if before is None:
         return Change("serve", "create", address(name), _first(want), needs=needs)
     if before.hash != want.spec.hash:
