@@ -174,7 +174,7 @@ def test_F64_files_of_two_repositories_are_never_one(place):
         f'[profiles.{name}]\nmodel = "o/{name}"\nfile = "{file}"\n' for name, file in zip("xy", TWINS[0], strict=True)
     )
     place.write("localmodels.toml", 'version = 1\nname = "team"\n' + "".join(profiles))
-    place.load()
+    assert [profile.name for profile in place.load().profiles] == ["x", "y"]
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin"])

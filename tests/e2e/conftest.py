@@ -15,7 +15,7 @@ from typing import Any
 import canary
 import psutil
 import pytest
-from e2e_tools import HELLO, listeners
+from e2e_tools import HELLO, listeners, profile
 from fakes.hub import Hub
 from fakes.ports import free_port
 from weights.hello import hello
@@ -148,6 +148,16 @@ def declared(machine: Machine) -> Machine:
     machine.hello()
     machine.declare(HELLO)
     return machine
+
+
+@pytest.fixture
+def served(machine: Machine, port: Callable[[], int]) -> int:
+    """A local profile, hello, that runs; its port."""
+    machine.hello()
+    number = port()
+    machine.declare(profile("hello", path="hello.gguf", port=number))
+    machine.run("apply")
+    return number
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

@@ -12,16 +12,6 @@ from e2e_tools import ask, listening, profile, until
 
 
 @pytest.fixture
-def served(machine, port):
-    """A local profile that runs; its port."""
-    machine.hello()
-    number = port()
-    machine.declare(profile("hello", path="hello.gguf", port=number))
-    machine.run("apply")
-    return number
-
-
-@pytest.fixture
 def elsewhere(machine) -> Path:
     folder = machine.home / "elsewhere"
     folder.mkdir()

@@ -14,16 +14,6 @@ from e2e_tools import ask, daemons, listening, profile, until
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
-@pytest.fixture
-def served(machine, port):
-    """A local profile that runs; its port."""
-    machine.hello()
-    number = port()
-    machine.declare(profile("hello", path="hello.gguf", port=number))
-    machine.run("apply")
-    return number
-
-
 def test_F1_the_next_apply_with_something_to_do_removes_what_killed_ones_left_half_written(machine, served):
     with subprocess.Popen(["true"]) as gone:
         pass

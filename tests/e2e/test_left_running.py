@@ -16,16 +16,6 @@ from weights import mlx
 from lmctl.spec import program_id
 
 
-@pytest.fixture
-def served(machine, port):
-    """A local profile that runs; its port."""
-    machine.hello()
-    number = port()
-    machine.declare(profile("hello", path="hello.gguf", port=number))
-    machine.run("apply")
-    return number
-
-
 def emptied(machine) -> str:
     machine.declare("# nothing\n")
     return "E-EMPTY"

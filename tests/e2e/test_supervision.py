@@ -13,20 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 from e2e_tools import ask, daemons, listening, on_terminal, profile, until
 
 SUPERVISORD = Path(sys.executable).with_name("supervisord")
-
-
-@pytest.fixture
-def served(machine, port):
-    """A local profile that runs; its port."""
-    machine.hello()
-    number = port()
-    machine.declare(profile("hello", path="hello.gguf", port=number))
-    machine.run("apply")
-    return number
 
 
 @contextmanager
