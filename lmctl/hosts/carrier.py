@@ -78,9 +78,9 @@ class Carrier(threading.Thread):
             self.failure = error
         finally:
             self.line.close()
-            with self._partial.changed:
+            with self._partial.due:
                 self.ended = True
-                self._partial.changed.notify_all()
+                self._partial.due.notify_all()
 
     def stalled(self, seconds: float, trickle: int) -> bool:
         """Return whether less than `trickle` bytes per second arrived for `seconds`."""

@@ -17,7 +17,7 @@ from lmctl.hosts.deadline import stopped
 from lmctl.hosts.journal import Partial
 
 BLOCK = 1 << 20  # bytes read at once
-_FLUSH = 64 << 20
+_FLUSH = 256 << 20
 _PACE = 0.1  # seconds between two words about one file
 
 
@@ -37,8 +37,8 @@ class Hashing(threading.Thread):
         view = memoryview(bytearray(BLOCK))
         partial = self._partial
         while self.done < partial.size:
-            with partial.changed:
-                partial.changed.wait_for(lambda: self._ended or partial.frontier(self.done) > self.done)
+            with partial.grown:
+                partial.grown.wait_for(lambda: self._ended or partial.frontier(self.done) > self.done)
                 frontier = partial.frontier(self.done)
             if self._ended:
                 return
@@ -55,9 +55,9 @@ class Hashing(threading.Thread):
 
     def end(self) -> None:
         """Stop without a result."""
-        with self._partial.changed:
+        with self._partial.grown:
             self._ended = True
-            self._partial.changed.notify_all()
+            self._partial.grown.notify_all()
         self.join()
 
     def hexdigest(self) -> str:
@@ -78,8 +78,8 @@ class Flushing(threading.Thread):
         partial = self._partial
         self._flushed = partial_bytes(partial)
         while True:
-            with partial.changed:
-                partial.changed.wait_for(lambda: self._ended or partial_bytes(partial) - self._flushed >= _FLUSH)
+            with partial.grown:
+                partial.grown.wait_for(lambda: self._ended or partial_bytes(partial) - self._flushed >= _FLUSH)
             if self._ended:
                 return
             self._flushed = partial_bytes(partial)
@@ -88,9 +88,9 @@ class Flushing(threading.Thread):
 
     def end(self) -> None:
         """Stop."""
-        with self._partial.changed:
+        with self._partial.grown:
             self._ended = True
-            self._partial.changed.notify_all()
+            self._partial.grown.notify_all()
         self.join()
 
 

@@ -43,6 +43,56 @@ def test_a_journal_that_cannot_be_read_vouches_for_nothing(tmp_path, journal):
     assert finished(tmp_path / "x", 8) == ()
 
 
+def test_a_journal_is_written_over_itself_whole(tmp_path):
+    partial = Partial.open(tmp_path, "a" * 64, 4096)
+    for start in range(0, 4096, 4):  # so many gaps that the journal needs more than its page
+        partial.write(start, b"12", threading.Event())
+    partial.save()
+    assert partial.journal.stat().st_size > 4096
+    partial.discard()
+    assert not partial.journal.exists()
+    partial.save()
+    for start in range(0, 4096, 4):
+        partial.write(start, b"1234", threading.Event())
+        partial.save()
+        assert finished(partial.path, 4096) == ((0, start + 4),)
+    kept = partial.journal.stat()
+    partial.save()
+    assert (partial.journal.stat().st_ino, partial.journal.stat().st_size) == (kept.st_ino, 4096)
+    partial.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_journal_that_is_none_is_refused_without_waiting(tmp_path, kind):
+    partial = Partial.open(tmp_path, "a" * 64, 8)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("kept")
+    partial.journal.symlink_to(elsewhere) if kind == "link" else os.mkfifo(partial.journal)
+    with pytest.raises(LmctlError) as error:
+        partial.save()
+    partial.close()
+    assert error.value.code == "E-IO"
+    assert elsewhere.read_text() == "kept"
+
+
+def test_who_follows_the_bytes_hears_of_the_last_ones(tmp_path):
+    partial = Partial.open(tmp_path, "a" * 64, 8)
+    seen = []
+
+    def follow():
+        with partial.grown:
+            partial.grown.wait_for(lambda: partial.frontier(0) == 8)
+            seen.append(partial.frontier(0))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    partial.write(4, b"5678", threading.Event())
+    partial.write(0, b"1234", threading.Event())
+    follower.join(10)
+    partial.close()
+    assert seen == [8]
+
+
 def test_ranges_are_merged_and_their_gaps_found():
     ranges = merged(merged(merged((), 0, 4), 8, 12), 4, 8)
     assert ranges == ((0, 12),)
