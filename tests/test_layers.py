@@ -67,6 +67,7 @@ LAYERS = (
     ("leaving",),
     ("recording",),
     ("reconcile",),
+    ("gateway",),
     ("result",),
     ("logbook",),
     ("command",),
