@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import islice
 from typing import NoReturn
 
 from lmctl.errors import escape
@@ -15,12 +16,12 @@ from lmctl.gateway.rules import Rule, wrong
 from lmctl.spec import Json
 
 MAX_DEPTH = 64  # objects and lists inside each other
-MAX_CONTAINERS = 2**16  # objects and lists; each costs some 70 bytes of memory for two of the body
+MAX_VALUES = 2**19  # of all kinds; reading so many takes up to half a second, and some 300 bytes of memory each
 _DIGITS = 308  # of a whole number: with more, it may be larger than every number an engine knows
 _FLOAT = 1000  # characters of a number with a point or an exponent; 767 digits write every double exactly
 
-# Every string in one step; the last quote is optional so that no text is looked at twice.
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+# One step from a value to the next, past all text; each takes what it has seen, so that nothing is looked at twice.
+_STEP = re.compile(rb'(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[^",\[{]++)*+([,\[{]?)', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -29,12 +30,11 @@ def parsed(data: bytes) -> dict[str, Json]:
 
     That is: anything but one object in UTF-8 without a byte order mark; a name that stands twice in one object (a
     router and an engine may each take another one); NaN, Infinity, and numbers that overflow; a lone surrogate, which
-    is no Unicode text; more than MAX_DEPTH levels or MAX_CONTAINERS objects and lists. 1 and 1.0 stay apart.
+    is no Unicode text; more than MAX_DEPTH levels or MAX_VALUES values. 1 and 1.0 stay apart.
     """
-    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:  # most of them may stand inside text
-        bare = _STRINGS.sub(b"", data)
-        if bare.count(b"[") + bare.count(b"{") > MAX_CONTAINERS:
-            _invalid(f"the body holds more than {MAX_CONTAINERS} objects and lists")
+    opened = data.count(b"[") + data.count(b"{")
+    if opened + data.count(b",") >= MAX_VALUES and _values(data) > MAX_VALUES:  # most of these may stand inside text
+        _invalid(f"the body holds more than {MAX_VALUES} values")
     try:
         body = _DECODER.decode(data.decode())
     except UnicodeDecodeError:
@@ -45,7 +45,7 @@ def parsed(data: bytes) -> dict[str, Json]:
         _invalid(f"the body is not JSON: {error}" if data.strip() else "the body is empty")
     if type(body) is not dict:
         _invalid("the body is not a JSON object")
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+    if opened > MAX_DEPTH:
         _not_deep(body, MAX_DEPTH)
     if _SURROGATE.search(data):
         _all_text(body)
@@ -93,6 +93,14 @@ def _fields(body: dict[str, Json], table: dict[str, Rule], prefix: str) -> None:
 
 
 _TOO_DEEP = f"the body nests deeper than {MAX_DEPTH} levels"
+
+
+def _values(data: bytes) -> int:
+    """Return how many values these bytes can be at most, or one more than MAX_VALUES.
+
+    That is one, another after each comma, and the first in each object and list.
+    """
+    return 1 + sum(1 for step in islice(_STEP.finditer(data), MAX_VALUES) if step[1])
 
 
 def _invalid(message: str) -> NoReturn:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lmctl.gateway.bodies import MAX_CONTAINERS, MAX_DEPTH, checked, model, parsed
+from lmctl.gateway.bodies import MAX_DEPTH, MAX_VALUES, checked, model, parsed
 from lmctl.gateway.paths import ENDPOINTS
 from lmctl.gateway.refused import Refused
 
@@ -92,8 +92,10 @@ NOT_JSON = {
     "depth-100k": nested(100_000),
     "depth-100k-objects": nested(100_000, b'{"a":', b"}"),
     "depth-100k-open": b'{"a":' + b"[" * 100_000,
-    "containers": b'{"a":[' + b"{}," * MAX_CONTAINERS + b"{}]}",
-    "containers-open": b'{"a":"' + b'\\"' * 100_000 + b"[" * (MAX_CONTAINERS + 1),
+    "numbers": b'{"a":[' + b"1," * (MAX_VALUES - 2) + b"1]}",
+    "containers": b'{"a":[' + b"{}," * (MAX_VALUES // 2) + b"{}]}",
+    "names": b'{"a":{' + b",".join(b'"%d":1' % name for name in range(MAX_VALUES)) + b"}}",
+    "open-text": b'{"a":"' + b'\\"' * 100_000 + b"[" * MAX_VALUES,
     "5000-digits": b'{"seed": ' + b"9" * 5000 + b"}",
     "400-digits": b'{"seed": -' + b"9" * 400 + b"}",
     "long-fraction": b'{"top_p": 0.' + b"1" * 5000 + b"}",
@@ -120,8 +122,8 @@ def test_what_two_programs_could_read_in_two_ways_is_refused(data):
 
 def test_limits_are_those_told():
     assert parsed(nested(MAX_DEPTH))
-    assert parsed(b'{"a":[' + b"{}," * (MAX_CONTAINERS - 3) + b"{}]}")
-    assert parsed(b'{"a":"' + b'[{\\"' * MAX_CONTAINERS + b'"}')  # in text they cost nothing
+    assert parsed(b'{"a":[' + b"1," * (MAX_VALUES - 3) + b"1]}")
+    assert parsed(b'{"a":"' + b'[{,\\"' * MAX_VALUES + b'"}')  # in text they cost nothing
     assert parsed(b'{"seed": ' + b"9" * 308 + b"}")
 
 
