@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("reconcile", "make this machine what the configuration says"),
     "drift": ("reconcile", "show what is not as declared, who moved, and what mends it"),
     "history": ("reconcile", "list the applies, or show the plan of one"),
+    "watch": ("reconcile", "apply what is saved as it is saved, and tell of drift"),
     "rollback": ("reconcile", "go back to an earlier apply, until the next one"),
     "prune": ("reconcile", "remove what lmctl fetched and nothing declares any more"),
     "verify": ("reconcile", "compare weights on disk with the lock"),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lmctl.redact import Redactor
 
 _LIMITS = ("can't start new thread", "failed to map segment")  # what Python and the linker say of them
-_ACTING = frozenset(["apply", "doctor", "rollback", "start", "restart", "trust"])
+_ACTING = frozenset(["apply", "doctor", "rollback", "start", "restart", "trust", "watch"])
 
 
 def dispatch(argv: Sequence[str]) -> int:
@@ -102,7 +102,8 @@ def _noting(context: Context, declarations: list[str]) -> Context:
     """Return the same context; the names of the declarations that the command works on are noted."""
 
     def host(declaration: Declaration) -> Host:
-        declarations.append(declaration.name)
+        if declaration.name not in declarations:  # the watcher asks for as long as it runs
+            declarations.append(declaration.name)
         return context.host(declaration)
 
     return replace(context, host=host)

@@ -25,6 +25,7 @@ class Scope:
 
     names: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
+    left: frozenset[str] = frozenset()  # profiles that stay as they are, though nothing is left out
     run: frozenset[str] = frozenset()
     again: frozenset[str] = frozenset()  # profiles to restart even when nothing changed
     waive_wait: bool = False  # prune without the waiting time
@@ -35,7 +36,7 @@ class Scope:
 
     def covers(self, name: str) -> bool:
         """Whether the profile called `name` belongs to this run."""
-        return name not in self.exclude and (self.names is None or name in self.names)
+        return name not in self.exclude | self.left and (self.names is None or name in self.names)
 
     def named(self, name: str) -> bool:
         """Whether a person named it, which lifts holds and fetches what waits for a start."""

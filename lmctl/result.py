@@ -48,12 +48,13 @@ def envelope(command: str, result: Result) -> dict[str, Json]:
         "ok": not result.errors and result.exit_code == DONE,
         "exit_code": result.exit_code,
         "data": dict(result.data),
-        "warnings": [_problem(problem) for problem in result.warnings],
-        "errors": [_problem(problem) for problem in result.errors],
+        "warnings": [problem_json(problem) for problem in result.warnings],
+        "errors": [problem_json(problem) for problem in result.errors],
     }
 
 
-def _problem(problem: Problem) -> Json:
+def problem_json(problem: Problem) -> Json:
+    """Return a problem as it stands in an envelope."""
     place = problem.place
     fields: dict[str, Json] = {
         "code": problem.code,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from lmctl.all_backends import BACKENDS
@@ -96,7 +96,8 @@ def _profile(main: Node) -> Iterator[str]:
         ("convert", "ConvertTable"),
     ):
         yield f"### `{key}`\n"
-        yield _table(tables[name]["properties"], later=key in inert.KEYS)
+        properties = tables[name]["properties"]
+        yield _table(properties, later=properties if key in inert.KEYS else ())
 
 
 def _tables(main: Node) -> Iterator[str]:
@@ -105,7 +106,8 @@ def _tables(main: Node) -> Iterator[str]:
         if name and name not in ("Defaults", "Profile"):
             later = " **Not yet.**" if key in (*inert.TABLES, *inert.NAMED) else ""
             yield f"## {_TITLES.get(key, f'`[{key}]`')}\n\n{_sentence(node['description'])}{later}\n"
-            yield _table(main["$defs"][name]["properties"], main["$defs"][name].get("required", ()))
+            single = {one.partition(".")[2] for one in inert.SINGLE if one.startswith(f"{key}.")}
+            yield _table(main["$defs"][name]["properties"], main["$defs"][name].get("required", ()), single)
 
 
 def _machine(machine: Node) -> Iterator[str]:
@@ -115,7 +117,7 @@ def _machine(machine: Node) -> Iterator[str]:
         name = _reference(node)
         inner = f"{key}.<backend>" if key == "engines" else key
         rows |= {inner: node} if name is None else _under(inner, node, machine["$defs"][name]["properties"])
-    yield _table(rows, later_if=lambda key: key.partition(".")[0] in inert.MACHINE)
+    yield _table(rows, later={key for key in rows if key.partition(".")[0] in inert.MACHINE})
     yield "`allow` names what a declaration may do on this machine, by the declaration's name:"
     yield '`allow = { team = ["command", "env", "flags", "remote_code"] }`. It allows all of that kind, now and later;'
     yield "`lmctl trust` allows the fields as they are now.\n"
@@ -139,11 +141,11 @@ def _codes() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(properties: Node, required: Iterable[str] = (), later: bool = False, later_if: Any = None) -> str:
+def _table(properties: Node, required: Iterable[str] = (), later: Collection[str] = ()) -> str:
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for key, node in properties.items():
         default = "required" if key in required else _default(node)
-        mark = " **Not yet.**" if later or (later_if and later_if(key)) else ""
+        mark = " **Not yet.**" if key in later else ""
         lines.append(f"| `{key}` | {_kind(node)} | {default} | {_sentence(node['description'])}{mark} |")
     return "\n".join(lines) + "\n"
 

@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 
-from lmctl import condition, desired
 from lmctl.acting import remarks, standing, writing
 from lmctl.command import Context
+from lmctl.comparing import Found, look
 from lmctl.drift import log
-from lmctl.drift.compare import compare
 from lmctl.drift.log import Known
-from lmctl.drift.records import Drift, Field, Seen
-from lmctl.errors import CHANGES, DONE, EXIT_CODES, LmctlError, Problem, escape
+from lmctl.drift.records import Drift, Field
+from lmctl.errors import CHANGES, DONE, EXIT_CODES, escape
 from lmctl.mutex import exclusive
 from lmctl.progress import Reporter
-from lmctl.record import record, replace
-from lmctl.resource import Case, Scope
 from lmctl.result import Result
 from lmctl.session import Session
-from lmctl.spec import Json, Lock
+from lmctl.spec import Json
 from lmctl.text import Style, human_id, human_time, table
 
 _MOVED = {"file": "your file", "world": "the world", "both": "both", None: "not known"}
 _HEADER = ["CLASS", "ADDRESS", "MOVED", "WHAT", "SINCE", "MENDED BY"]
-
-
-@record
-class Found:
-    """What was compared. `problems` is why not everything could be."""
-
-    case: Case
-    drifts: tuple[Drift, ...]
-    problems: tuple[Problem, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +35,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     current, problems = standing(context)
     current.refuse_foreign_name()
     with _recording(context, current, args.wait) if args.record else nullcontext():
-        found = _found(current, problems)
+        found = look(current, problems)
         if args.record:
             now = found.case.world.now
             with current.ledger.writing(now) as ledger:
@@ -75,45 +62,6 @@ def _recording(context: Context, current: Session, wait: bool) -> Iterator[None]
         writing(context, current, "lmctl drift", wait=wait),
     ):
         yield
-
-
-def _found(current: Session, problems: tuple[Problem, ...]) -> Found:
-    """Look and compare; where configuration or lock cannot be read, what was applied stands for what is declared."""
-    scope, lock = Scope(), None
-    try:
-        lock = current.lock()
-    except LmctlError as error:
-        problems = (*problems, *error.problems[:1])
-        current = replace(current, declaration=replace(current.declaration, profiles=()))
-    case = current.look(scope, Lock() if lock is None else lock)
-    return Found(case, compare(case, _seen(case, current, declared=not problems)), problems)
-
-
-def _seen(case: Case, current: Session, *, declared: bool) -> Seen:
-    """Ask every program of ours how it is, and who listens where one should run and does not."""
-    processes = current.host.processes
-    names = sorted({spec.profile for spec in case.world.daemon.specs.values()})
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        tries = {name: pool.submit(condition.of, name, case, processes.probe) for name in names}
-        conditions = {name: each.result() for name, each in tries.items()}
-    ready = desired.programs(case).ready if declared else {}
-    alive = {name for name, found in conditions.items() if found.pid is not None}
-    down = {name: want.spec.listen for name, want in ready.items() if want.runs and name not in alive}
-    listeners = {name: _stranger(listen, case, current) for name, listen in down.items()}
-    return Seen(conditions, {name: who for name, who in listeners.items() if who is not None}, declared)
-
-
-def _stranger(listen: str, case: Case, current: Session) -> str | None:
-    """Return the command of who listens on an address and is no program of this declaration's."""
-    processes, daemon = current.host.processes, case.world.daemon
-    listener = processes.listener(int(listen.rpartition(":")[2]))
-    if listener is None:
-        return None
-    ours = {*daemon.orphans.values(), *daemon.unseen.values()}
-    ours |= {process.pid for process in daemon.processes.values() if process.pid}
-    if listener.pid and processes.root(listener.pid, ours) is not None:
-        return None
-    return escape(listener.command, 60) if listener.pid else "another user's process"
 
 
 def _plain(drift: Drift, known: Known | None) -> Json:

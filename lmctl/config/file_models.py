@@ -162,7 +162,7 @@ class GatewayKeys(Table):
 class WatchNotify(Table):
     """Notices of the watcher."""
 
-    notify: list[k.Argument] = key("program to run", min_length=1, max_length=64)
+    notify: list[k.Argument] = key("program to run, with the notice as JSON on stdin", min_length=1, max_length=64)
 
 
 class Logs(Table):

@@ -33,15 +33,23 @@ class Request:
 
 
 def discover(request: Request, folders: Folders, environ: Mapping[str, str]) -> Path:
-    """Return the declaration's file, with links resolved. Raises E-FILE when there is none, E-PERM where it is shut."""
+    """Return the declaration's file, with links resolved. Raises as `located`."""
+    return Path(os.path.realpath(located(request, folders, environ)))
+
+
+def located(request: Request, folders: Folders, environ: Mapping[str, str]) -> Path:
+    """Return the declaration's file as it is named, which may be a link.
+
+    Raises E-FILE when there is none, E-PERM where it is shut.
+    """
     if request.elsewhere:
         refuse_missing(request.directory)
     named = _named(request, environ)
     if named is not None:
-        return Path(os.path.realpath(request.directory / named))
+        return request.directory / named
     for folder in (request.directory, *request.directory.parents, folders.config):
         if os.path.lexists(folder / MAIN):  # a link that leads nowhere is said so, and no other declaration's turn
-            return Path(os.path.realpath(folder / MAIN))
+            return folder / MAIN
     if not os.access(request.directory, os.X_OK):
         what = f"{escape(str(request.directory))} may not be entered"
         raise LmctlError("E-PERM", what, fix="check its permissions")

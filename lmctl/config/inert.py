@@ -10,10 +10,11 @@ from lmctl.all_backends import BACKENDS
 from lmctl.config.compose import Composed, table
 from lmctl.config.layers import Layer
 
-TABLES = ("gateway", "watch", "usage", "router")
+TABLES = ("gateway", "usage", "router")
 NAMED = ("cloud", "engines")
+SINGLE = ("watch.enabled",)  # the others of these tables have an effect
 KEYS = ("ttl", "aliases", "max_concurrency", "max_queue", "fallback", "source", "convert")
-MACHINE = ("gateway", "watch")
+MACHINE = ("gateway",)
 _HOLDING = ("gateway.engine_ports", "gateway.enabled")  # which ports are the gateway's own counts already
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -28,6 +29,9 @@ def keys(layers: Sequence[Layer], machine: Layer | None, composed: Mapping[str, 
 def _of_tables(layers: Sequence[Layer]) -> Iterator[str]:
     for key in (*TABLES, *NAMED):
         yield from (_dotted(key, name) for layer in layers for name in table(layer.tree, key))
+    for key in SINGLE:
+        head, _, name = key.partition(".")
+        yield from (key for layer in layers if name in table(layer.tree, head))
     yield from (f"defaults.{key}" for layer in layers for key in table(layer.tree, "defaults") if key in KEYS)
 
 

@@ -17,6 +17,9 @@ port = 9000
 engine_ports = "20000-20009"
 [watch]
 enabled = true
+apply = "never"
+debounce = "1s"
+interval = "5m"
 [cloud.big]
 base_url = "https://api.example/v1"
 model = "big"
@@ -38,9 +41,9 @@ convert = { to = "gguf", quant = "Q4_K_M" }
     declaration = loaded(text)
     assert declaration.inert == (
         "gateway.port",
-        "watch.enabled",
         "cloud.big",
         'engines."llama.cpp"',
+        "watch.enabled",
         "defaults.max_queue",
         "profiles.x.ttl",
         "profiles.x.fallback",
@@ -59,7 +62,6 @@ def test_what_nothing_reads_yet_is_named_like_a_key(place):
     place.machine(f'[gateway]\napi_keys_file = "k"\n[watch]\nnotify = ["n"]\n[memory]\nreserve = 1\n{engines}')
     assert place.load().inert == (
         "gateway.api_keys_file (machine.toml)",
-        "watch.notify (machine.toml)",
         "engines.vllm (machine.toml)",
         'profiles."x.1".aliases',
     )

@@ -1,0 +1,145 @@
+"""What wakes the watcher: files that change, heard by a thread of `watchfiles`, and programs that end."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from lmctl.errors import escape
+from lmctl.watcher.places import Places
+
+_STEP, _TIMEOUT = 50, 1_000  # milliseconds: between two looks of the library at its events, until it yields in any case
+_POLLED = 1_000  # milliseconds between two looks at the files where notifications fail
+
+
+class _Ear:
+    """One thread that hears of changes in a set of places, until it is told to stop."""
+
+    def __init__(self, eyes: Eyes, places: Places) -> None:
+        self.places = places
+        self._eyes, self._stop = eyes, threading.Event()
+        self._thread = threading.Thread(target=self._hear, name="watch", daemon=True)
+        self._thread.start()
+
+    @property
+    def hears(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        self._stop.set()
+
+    def joined(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _hear(self) -> None:
+        try:
+            self._listen(polling=False)
+        except FileNotFoundError:  # a folder went away: the next turn looks for the places anew
+            self._eyes.note(armed=self)
+        except Exception as error:  # whatever the system refuses, its own error or the library's: files are read then
+            if self._stop.is_set():
+                return
+            self._eyes.note(problem=escape(str(error)))
+            with suppress(Exception):  # time still passes: every turn reads the files and begins anew
+                self._listen(polling=True)
+
+    def _listen(self, *, polling: bool) -> None:
+        armed = False
+        for changes in _changes(self.places, self._stop, polling=polling):
+            self._eyes.note({path for path in changes if self.places.counts(path)}, armed=None if armed else self)
+            armed = True
+
+
+def _changes(places: Places, stop: threading.Event, *, polling: bool) -> Iterator[set[str]]:
+    """Yield paths that changed, also none at times. Raises what the system refuses."""
+    from watchfiles import watch  # a library of another language: only who watches pays for it
+
+    found = watch(
+        *sorted(places.folders),
+        watch_filter=None,
+        step=_STEP,
+        rust_timeout=_TIMEOUT,
+        yield_on_timeout=True,
+        stop_event=stop,
+        raise_interrupt=False,
+        force_polling=True if polling else None,
+        poll_delay_ms=_POLLED,
+        recursive=False,
+        ignore_permission_denied=True,
+    )
+    for changes in found:
+        yield {path for _, path in changes}
+
+
+class Eyes:
+    """Waits until something happens. One thread uses it; the ears' threads only leave notes."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._files: set[str] = set()
+        self._problem: str | None = None
+        self._armed = False
+        self._ear: _Ear | None = None
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(os, "pipe2") else os.pipe()
+        self._programs: dict[int, int] = {}  # pid -> descriptor that can be read once it ended
+
+    def watch(self, places: Places) -> None:
+        """Hear of changes in other places from now on; nothing to do where they are the same ones."""
+        if self._ear is not None and self._ear.places == places and self._ear.hears:
+            return
+        before, self._ear = self._ear, _Ear(self, places)
+        if before is not None:
+            before.end()
+
+    def follow(self, pids: Collection[int]) -> None:
+        """Wake when one of these processes ends, where the system tells; elsewhere time does."""
+        for pid in self._programs.keys() - set(pids):
+            os.close(self._programs.pop(pid))
+        for pid in set(pids) - self._programs.keys():
+            with suppress(OSError, AttributeError):  # it ended already, or the system tells nobody
+                self._programs[pid] = os.pidfd_open(pid)
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until something happened, at most so long; return whether a followed process ended."""
+        asked = select.poll()
+        for number in (self._reader, *self._programs.values()):
+            asked.register(number, select.POLLIN)
+        ready = {number for number, _ in asked.poll(max(0.0, seconds) * 1000)}
+        ended = [pid for pid, number in self._programs.items() if number in ready]
+        for pid in ended:
+            os.close(self._programs.pop(pid))
+        if self._reader in ready:
+            with suppress(BlockingIOError):
+                os.read(self._reader, 4096)
+        return bool(ended)
+
+    def taken(self) -> tuple[set[str], str | None, bool]:
+        """Return and forget the files that changed, why notifications failed, whether other places were begun with."""
+        with self._mutex:
+            found = self._files, self._problem, self._armed
+            self._files, self._problem, self._armed = set(), None, False
+        return found
+
+    def note(self, files: Collection[str] = (), problem: str | None = None, armed: object = None) -> None:
+        """Leave a note and wake whoever waits; called by ears."""
+        if not files and problem is None and armed is None:
+            return
+        with self._mutex:
+            self._files.update(str(Path(file)) for file in files)
+            self._problem = problem or self._problem
+            self._armed = self._armed or armed is not None
+        with suppress(OSError):  # it is full: it wakes already
+            os.write(self._writer, b".")
+
+    def close(self) -> None:
+        """End the thread and let go of everything."""
+        if self._ear is not None:
+            self._ear.joined()
+        self.follow(())
+        os.close(self._reader)
+        os.close(self._writer)

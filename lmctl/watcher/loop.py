@@ -1,0 +1,185 @@
+"""The watcher: wait, read the configuration, compare, plan, and let reconcile apply what may be applied unasked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Protocol
+
+from lmctl import comparing, plan, recording
+from lmctl.drift import log
+from lmctl.drift.records import Drift
+from lmctl.errors import LmctlError, Problem
+from lmctl.mutex import exclusive
+from lmctl.plan import Plan
+from lmctl.reconcile import Applied, Wish, make_plan
+from lmctl.record import record, replace
+from lmctl.resource import Case, Scope
+from lmctl.session import Session
+from lmctl.watcher.attempts import Attempts
+from lmctl.watcher.eyes import Eyes
+from lmctl.watcher.pace import Pace, Turn
+from lmctl.watcher.places import Places
+from lmctl.watcher.policy import Decision, decide
+from lmctl.watcher.settings import Settings
+
+COMMAND = "lmctl watch"
+
+
+@record
+class Loaded:
+    """The declaration as it is now, and what it says about watching."""
+
+    session: Session
+    settings: Settings
+
+
+class Surroundings(Protocol):
+    """What the watcher asks of the command that runs it."""
+
+    # the configuration, read anew; raises whatever is wrong with it
+    def load(self) -> Loaded: ...
+
+    # where a change of what is read would show; what cannot be read keeps the places that were known
+    def places(self, known: Places, loaded: Loaded | None) -> Places: ...
+
+    # reconcile's apply; raises as it does, and KeyboardInterrupt when the watcher is to end
+    def apply(self, session: Session, scope: Scope, wish: Wish) -> Applied: ...
+
+    def tell(self) -> Voice: ...
+
+
+class Voice(Protocol):
+    """Tells a person, and whoever reads along, what happens; what was said already is not said again."""
+
+    def planned(self, planned: Plan, turn: Turn, decision: Decision) -> None: ...
+
+    def applied(self, applied: Applied) -> None: ...
+
+    def drifts(self, begun: tuple[Drift, ...], over: tuple[Drift, ...]) -> None: ...
+
+    # what is wrong about a topic; nothing: it is right again
+    def problems(self, topic: str, problems: tuple[Problem, ...]) -> None: ...
+
+
+class Watcher:
+    """Watches one declaration, by the name that it had at first."""
+
+    def __init__(self, around: Surroundings, first: Loaded, clock: Callable[[], float] = time.monotonic) -> None:
+        self._around, self._voice, self._clock = around, around.tell(), clock
+        self._name = first.session.declaration.name
+        self._pace = Pace(first.settings.debounce, first.settings.interval, clock())
+        self._attempts = Attempts()
+        self._served = False  # supervisord ran at an earlier look
+        self._drifts: Mapping[str, Drift] = {}
+        self._places = around.places(Places(), first)
+
+    def run(self) -> None:
+        """Watch until interrupted; holds no lock but while something is applied or recorded."""
+        eyes = Eyes()
+        try:
+            eyes.watch(self._places)
+            self._take(Turn(world=True), eyes)
+            while True:
+                self._heed(eyes)
+                due = self._pace.turn(self._clock())
+                if due is not None:
+                    self._take(due, eyes)
+        finally:
+            eyes.close()
+
+    def _heed(self, eyes: Eyes) -> None:
+        if eyes.wait(self._pace.wait(self._clock())):
+            self._pace.ended(self._clock())
+        files, problem, begun = eyes.taken()
+        if files or begun:  # what changed before other places were listened to was not heard
+            self._pace.saved(files, self._clock())
+        if problem is not None:
+            what = f"the system does not tell of changes ({problem}): files are looked at every second instead"
+            self._voice.problems("notifications", (Problem("E-LIMIT", what, "raise fs.inotify.max_user_watches"),))
+
+    def _take(self, turn: Turn, eyes: Eyes) -> None:
+        loaded = None
+        try:
+            loaded = self._load()
+        except LmctlError as error:
+            self._voice.problems("configuration", error.problems)
+        self._places = self._around.places(self._places, loaded)
+        if loaded is not None:
+            self._voice.problems("configuration", ())
+            self._pace.set(loaded.settings.debounce, loaded.settings.interval)
+            self._look(loaded, turn, eyes)
+        eyes.watch(self._places)
+
+    def _load(self) -> Loaded:
+        """Return what is declared. Raises what is wrong with it; another name is another declaration's programs."""
+        loaded = self._around.load()
+        name = loaded.session.declaration.name
+        if name != self._name:
+            what = f"the declaration is now called {name}, and {self._name} is what is watched"
+            raise LmctlError("E-NAME", what, fix=f"`lmctl down {self._name}`, then begin to watch again")
+        return loaded
+
+    def _look(self, loaded: Loaded, turn: Turn, eyes: Eyes) -> None:
+        problems: tuple[Problem, ...] = ()
+        for step in (self._compare, self._plan) if turn.world else (self._plan,):
+            try:
+                step(loaded, turn)
+            except LmctlError as error:
+                problems += error.problems
+        self._voice.problems("world", problems)
+        eyes.follow(self._programs(loaded.session))
+
+    def _programs(self, session: Session) -> set[int]:
+        with suppress(LmctlError):
+            daemon = session.host.supervisor.observe()
+            return {pid for pid in (daemon.pid, *(one.pid for one in daemon.processes.values())) if pid}
+        return set()
+
+    def _compare(self, loaded: Loaded, turn: Turn) -> None:
+        """Find what is not as declared, tell what is new about it, and record it. Raises E-BUSY, and as the ledger."""
+        session = loaded.session
+        found = comparing.look(session, ())
+        now = {drift.fingerprint: drift for drift in found.drifts}
+        begun = tuple(drift for key, drift in now.items() if key not in self._drifts)
+        over = tuple(drift for key, drift in self._drifts.items() if key not in now)
+        self._drifts = now
+        if begun or over:
+            self._voice.drifts(begun, over)
+        if (now or log.known(session.ledger)) and session.state.is_dir():
+            with exclusive(session.turn, COMMAND), exclusive(session.writer, COMMAND):
+                at = found.case.world.now
+                with session.ledger.writing(at) as ledger:
+                    log.note(ledger, found.drifts, at, whole=not found.problems)
+
+    def _plan(self, loaded: Loaded, turn: Turn) -> None:
+        """Plan, and apply what may be. Raises as reconcile does."""
+        case = loaded.session.look(Scope(prune=False))
+        self._attempts.declared(f"{case.declaration.hash} {recording.lock_hash(case)}")
+        decision = decide(case, loaded.settings.apply, served=self._served)
+        self._served = self._served or case.world.daemon.pid is not None
+        planned = make_plan(replace(case, scope=decision.scope))
+        self._voice.planned(planned, turn, decision)
+        if planned.empty:
+            self._attempts.settled(self._clock())
+        elif decision.stays is None and self._attempts.due(planned.fingerprint, self._clock()):
+            self._apply(loaded.session, case, planned, decision.scope)
+
+    def _apply(self, session: Session, case: Case, planned: Plan, scope: Scope) -> None:
+        """Apply exactly this plan; when the world is another one by then, plan again."""
+        wish = Wish(COMMAND, saved=plan.to_json(planned))
+        began = self._clock()
+        try:
+            applied = self._around.apply(session, scope, wish)
+        except LmctlError as error:
+            if error.code == "E-PLAN-STALE":
+                self._pace.saved((), self._clock())
+                return
+            if error.code != "E-BUSY":  # that was no try: somebody else is at work
+                self._attempts.tried(planned.fingerprint, began)
+            raise
+        self._attempts.tried(planned.fingerprint, began)
+        self._served = True
+        self._voice.applied(applied)
+        self._pace.saved((), self._clock())  # what was edited meanwhile, and how it is now

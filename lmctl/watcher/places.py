@@ -1,0 +1,100 @@
+"""Where a change of what the configuration reads shows: the names that decide, and the folders that hold them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice, takewhile
+from pathlib import Path, PurePosixPath
+
+from lmctl.config.find import matches
+from lmctl.record import record
+
+_MOST_LINKS = 40  # that a path may lead through, as the kernel counts
+_MOST_FOLDERS = 256  # that one glob may lead into
+
+
+@record
+class Places:
+    """`folders` are real paths of folders that are there. In them count `names`, and below `root` what fits a glob."""
+
+    folders: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    root: str = "/"
+    patterns: tuple[str, ...] = ()
+
+    def counts(self, path: str) -> bool:
+        """Whether a change at `path`, which is in one of the folders or is one, can change what is read."""
+        if path in self.names:
+            return True
+        inside = os.path.relpath(path, self.root)
+        return not inside.startswith("..") and any(_leads(pattern, inside) for pattern in self.patterns)
+
+    def joined(self, other: Places) -> Places:
+        """Return the places of both; what globs mean is what `other` says."""
+        return Places(self.folders | other.folders, self.names | other.names, other.root, other.patterns)
+
+
+def places(files: Iterable[Path], root: Path, patterns: Iterable[str] = ()) -> Places:
+    """Return the places of `files`, each absolute and there or not, and of all that the globs find below `root`."""
+    patterns = tuple(patterns)
+    names = {name for file in files for name in trail(str(file))}
+    folders = {name.rpartition("/")[0] or "/" for name in names}
+    for pattern in patterns:
+        found = list(_folders(str(root), pattern))
+        names.update(name for folder in found for name in trail(folder))
+        folders.update(folder for folder in map(os.path.realpath, found) if os.path.isdir(folder))  # noqa: PTH112
+    folders.update(name.rpartition("/")[0] or "/" for name in names)
+    there = frozenset(folder for folder in folders if os.path.isdir(folder))  # noqa: PTH112
+    return Places(there, frozenset(names), str(root), patterns)
+
+
+def trail(path: str) -> Iterator[str]:
+    """Yield every name that decides what is behind `path`: each link on the way, and the last one, or what is missing.
+
+    The folder of each is there, and its path leads through no link.
+    """
+    here, pending, links = "/", [part for part in path.split("/") if part not in ("", ".")], 0
+    while pending:
+        part = pending.pop(0)
+        if part == "..":
+            here = here.rpartition("/")[0] or "/"
+            continue
+        name = f"{here.rstrip('/')}/{part}"
+        target = _target(name)
+        if target is not None:
+            yield name
+            links += 1
+            if links > _MOST_LINKS:
+                return
+            here = "/" if target.startswith("/") else here
+            pending = [one for one in target.split("/") if one not in ("", ".")] + pending
+        elif not pending or not os.path.isdir(name):  # noqa: PTH112
+            yield name
+            return
+        else:
+            here = name
+
+
+def _target(name: str) -> str | None:
+    try:
+        return os.readlink(name)  # noqa: PTH115
+    except OSError:
+        return None
+
+
+def _folders(root: str, pattern: str) -> Iterator[str]:
+    """Yield the folders in which a glob looks, the one where it begins also when it is not there yet."""
+    parts = PurePosixPath(pattern).parts[:-1]
+    plain = list(takewhile(lambda part: not glob.has_magic(part), parts))
+    yield "/".join((root, *plain))
+    if len(plain) < len(parts):
+        found = glob.iglob("/".join((*parts, "")), root_dir=root, recursive=True)  # noqa: PTH207
+        yield from (f"{root}/{name}".rstrip("/") for name in islice(found, _MOST_FOLDERS))
+
+
+def _leads(pattern: str, name: str) -> bool:
+    """Whether a glob finds `name`, or goes through a folder that may be called so."""
+    parts, depth = PurePosixPath(pattern).parts, len(PurePosixPath(name).parts)
+    return matches(pattern, name) or (depth < len(parts) and matches("/".join(parts[:depth]), name))
