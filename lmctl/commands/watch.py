@@ -79,7 +79,7 @@ class _Around:
             real = file.resolve()
             inputs = layers.read(real, self._request, context.folders, context.environ)
         except (LmctlError, OSError, RuntimeError):  # not whole, or gone: what was read before tells when it is mended
-            return known
+            return known.again()
         found = [file, real, *map(Path, inputs.hashes), real.parent / COMMITTED, real.parent / LOCAL]
         if loaded is not None:
             current = loaded.session

@@ -20,14 +20,14 @@ class _Ear:
     """One thread that hears of changes in a set of places, until it is told to stop."""
 
     def __init__(self, eyes: Eyes, places: Places) -> None:
-        self.places = places
+        self.places, self._folders = places, _identities(places)
         self._eyes, self._stop = eyes, threading.Event()
         self._thread = threading.Thread(target=self._hear, name="watch", daemon=True)
         self._thread.start()
 
-    @property
-    def hears(self) -> bool:
-        return self._thread.is_alive()
+    def hears(self, places: Places) -> bool:
+        """Whether it hears of changes in these places, and their folders are the ones that were there."""
+        return self._thread.is_alive() and (self.places, self._folders) == (places, _identities(places))
 
     def end(self) -> None:
         self._stop.set()
@@ -53,6 +53,15 @@ class _Ear:
         for changes in _changes(self.places, self._stop, polling=polling):
             self._eyes.note({path for path in changes if self.places.counts(path)}, armed=None if armed else self)
             armed = True
+
+
+def _identities(places: Places) -> dict[str, tuple[int, int]]:
+    found = {}
+    for folder in places.folders:
+        with suppress(OSError):
+            status = os.stat(folder)  # noqa: PTH116
+            found[folder] = (status.st_ino, status.st_dev)
+    return found
 
 
 def _changes(places: Places, stop: threading.Event, *, polling: bool) -> Iterator[set[str]]:
@@ -90,7 +99,7 @@ class Eyes:
 
     def watch(self, places: Places) -> None:
         """Hear of changes in other places from now on; nothing to do where they are the same ones."""
-        if self._ear is not None and self._ear.places == places and self._ear.hears:
+        if self._ear is not None and self._ear.hears(places):
             return
         before, self._ear = self._ear, _Ear(self, places)
         if before is not None:

@@ -23,6 +23,11 @@ class Places:
     names: frozenset[str] = frozenset()
     root: str = "/"
     patterns: tuple[str, ...] = ()
+    files: frozenset[str] = frozenset()  # that all this is about
+
+    def again(self) -> Places:
+        """Return where changes of the same files show now: links may lead elsewhere, folders may have come or gone."""
+        return places(map(Path, self.files), Path(self.root), self.patterns)
 
     def counts(self, path: str) -> bool:
         """Whether a change at `path`, which is in one of the folders or is one, can change what is read."""
@@ -31,15 +36,11 @@ class Places:
         inside = os.path.relpath(path, self.root)
         return not inside.startswith("..") and any(_leads(pattern, inside) for pattern in self.patterns)
 
-    def joined(self, other: Places) -> Places:
-        """Return the places of both; what globs mean is what `other` says."""
-        return Places(self.folders | other.folders, self.names | other.names, other.root, other.patterns)
-
 
 def places(files: Iterable[Path], root: Path, patterns: Iterable[str] = ()) -> Places:
     """Return the places of `files`, each absolute and there or not, and of all that the globs find below `root`."""
-    patterns = tuple(patterns)
-    names = {name for file in files for name in trail(str(file))}
+    patterns, wanted = tuple(patterns), frozenset(map(str, files))
+    names = {name for file in wanted for name in trail(file)}
     folders = {name.rpartition("/")[0] or "/" for name in names}
     for pattern in patterns:
         found = list(_folders(str(root), pattern))
@@ -47,7 +48,7 @@ def places(files: Iterable[Path], root: Path, patterns: Iterable[str] = ()) -> P
         folders.update(folder for folder in map(os.path.realpath, found) if os.path.isdir(folder))  # noqa: PTH112
     folders.update(name.rpartition("/")[0] or "/" for name in names)
     there = frozenset(folder for folder in folders if os.path.isdir(folder))  # noqa: PTH112
-    return Places(there, frozenset(names), str(root), patterns)
+    return Places(there, frozenset(names), str(root), patterns, wanted)
 
 
 def trail(path: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from e2e_tools import outcomes, profile, until
-from fakes.llama_server import install
+from fakes.llama_server import install, set_mode
 
 HEAD = '[watch]\ndebounce = "100ms"\n'
 
@@ -286,6 +286,32 @@ def test_F24_where_notifications_fail_files_are_looked_at(team):
     (team.folder / "profiles/chat.toml").write_text(edited(team))
     assert outcomes(watch.next("applied")) == {"program:chat": "done"}
     assert watch.end()[0] == 143
+
+
+def test_F25_what_is_saved_while_it_applies_is_applied_next(team, watch, tmp_path):
+    engine = tmp_path / "llama-server"
+    set_mode(engine, "slow_load")
+    (team.folder / "profiles/chat.toml").write_text(edited(team))
+    until(lambda: team.profiles()["chat"]["state"] == "starting")
+    for ctx in (2048, 3072, 4096):
+        (team.folder / "profiles/chat.toml").write_text(edited(team, ctx=ctx))
+    set_mode(engine, None)
+    until(lambda: len(watch.of("applied")) == 2)
+    causes = [change["cause"] for event in watch.of("applied") for change in event["changes"]]
+    assert [(one["before"], one["after"]) for cause in causes for one in cause] == [(512, 1024), (1024, 4096)]
+    assert "Nothing to do" in team.run("plan").out
+
+
+def test_a_folder_that_is_replaced_is_listened_to_again(team, watch):
+    before, folder = pids(team), team.folder / "profiles"
+    folder.rename(team.home / "aside")
+    watch.next("problems")
+    start = len(watch.events)
+    (team.home / "aside").rename(folder)
+    watch.next("mended", start)
+    assert pids(team) == before
+    (folder / "chat.toml").write_text(edited(team))
+    assert outcomes(watch.next("applied", start)) == {"program:chat": "done"}
 
 
 def test_drift_is_recorded_and_told_to_the_hook(team):
