@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": ("reconcile", "stop every program and supervisord"),
     "service": ("reconcile", "let supervisord come up at login"),
     "uninstall": ("reconcile", "stop everything and remove what lmctl brought and wrote"),
+    "gateway": ("run", "answer on one OpenAI-compatible address for every profile"),
     "start": ("run", "start a profile, or a model that nothing declares"),
     "stop": ("run", "stop a profile until it is started again"),
     "restart": ("run", "stop and start a profile"),

@@ -86,6 +86,14 @@ class Backend(Protocol):
     # how to see that the right model answers
     def probe(self, serve: Serve) -> Probe: ...
 
+    # the name under which the engine serves the profile's model: what a request's `model` has to say
+    def served(self, profile: Profile) -> str: ...
+
+
+def by_name(profile: Profile) -> str:
+    """The default of `Backend.served`: the profile's own name."""
+    return profile.name
+
 
 def no_environment(serve: Serve) -> Mapping[str, str]:
     """The default of `Backend.environment`."""

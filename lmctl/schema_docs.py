@@ -117,7 +117,7 @@ def _machine(machine: Node) -> Iterator[str]:
         name = _reference(node)
         inner = f"{key}.<backend>" if key == "engines" else key
         rows |= {inner: node} if name is None else _under(inner, node, machine["$defs"][name]["properties"])
-    yield _table(rows, later={key for key in rows if key.partition(".")[0] in inert.MACHINE})
+    yield _table(rows)
     yield "`allow` names what a declaration may do on this machine, by the declaration's name:"
     yield '`allow = { team = ["command", "env", "flags", "remote_code"] }`. It allows all of that kind, now and later;'
     yield "`lmctl trust` allows the fields as they are now.\n"

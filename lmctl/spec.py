@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from lmctl.errors import Problem
+from lmctl.front import Front
 from lmctl.record import NOTHING, record
 
-Scalar = str | int | float | bool | None
-Json = Scalar | list["Json"] | dict[str, "Json"]
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 Start = Literal["always", "on-demand", "manual"]
-Fetch = Literal["apply", "start"]
 Format = Literal["gguf", "mlx", "safetensors", "local", "engine"]
 Role = Literal["weights", "shard", "mmproj", "lora", "draft", "tokenizer", "config", "template"]
 Shape = Mapping[str, Json]
@@ -109,7 +108,7 @@ class Settings:
     embeddings: bool = False
     rerank: bool = False
     pooling: str | None = None
-    sampling: Mapping[str, Scalar] = NOTHING
+    sampling: Mapping[str, str | int | float | bool | None] = NOTHING
     dtype: str = "auto"
     quantization: str | None = None
     tensor_parallel: int = 1
@@ -133,7 +132,7 @@ class Profile:
     port: int | None = None  # as declared; where the engine listens is `listen`, decided by the plan
     start: Start = "always"
     ttl: float = 900.0
-    fetch: Fetch = "apply"
+    fetch: Literal["apply", "start"] = "apply"
     protect: bool = False
     aliases: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -196,6 +195,7 @@ class Declaration:
     asked_by: Mapping[str, tuple[str, ...]] = NOTHING  # id of a variant -> profiles that ask for it on some machine
     groups: tuple[Group, ...] = ()
     engine_ports: tuple[int, int] = (28000, 28999)  # first and last, for profiles that declare no port
+    front: Front = Front()
     prune_auto: bool = True
     prune_after: float = 7 * 86400.0
     machine: Machine = Machine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 from hypothesis import settings
 
 pytest_plugins = ["kinds"]
+
+# A shell starts what it runs in the background with these ignored, and every process of a test would inherit that.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 _REAL_HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
 _OURS = (".config/lmctl", ".local/state/lmctl", ".cache/lmctl", ".cache/huggingface/lmctl")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lmctl.allowlist import Group, Rules, by_flag, check_args, check_env, names
-from lmctl.backend import COMMON_KEYS, Engine, Serve, context, file_of, no_environment, words
+from lmctl.backend import COMMON_KEYS, Engine, Serve, by_name, context, file_of, no_environment, words
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.spec import Format, Hardware, Probe, Profile, Role, Wanted
 
@@ -34,6 +34,7 @@ MODULE: tuple[str, Engine] | None = ("xllamacpp", Engine(("{python}", "-P", "-m"
 INSTALL = "install llama.cpp (brew install llama.cpp, or a release of it), or pip install 'lmctl[engine]'"
 SAMPLING = frozenset(_SAMPLING)
 environment = no_environment
+served = by_name
 
 _GROUPS = (
     Group(

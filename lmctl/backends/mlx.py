@@ -144,3 +144,8 @@ def environment(serve: Serve) -> Mapping[str, str]:
 def probe(serve: Serve) -> Probe:
     """The server names its model by the folder behind all links: whoever probes follows those of `expect`."""
     return Probe(health="/health", models="/v1/models", expect=_model(serve))
+
+
+def served(profile: Profile) -> str:
+    """Its word for the model that it was started with; any other name in a request is a model to load."""
+    return "default_model"

@@ -20,7 +20,7 @@ from lmctl.record import NOTHING, replace
 from lmctl.secret import LOOKS_SECRET, hidden
 from lmctl.spec import Declaration, Hardware
 
-_SHAPE = 3  # of an entry
+_SHAPE = 4  # of an entry
 _LIMIT = 64 << 20  # bytes of an entry
 _INPUT_LIMIT = 1 << 20
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmctl.errors import Place, Problem
+from lmctl.front import Front
 from lmctl.record import defaults, fields
 from lmctl.spec import Declaration, Draft, Group, Lora, Machine, Profile, Settings, Wanted
 
@@ -42,6 +43,8 @@ def declaration(tree: Tree) -> Declaration:
         tree["groups"] = tuple(Group(**_tuples(group, "members")) for group in tree["groups"])
     if "machine" in tree:
         tree["machine"] = _machine(tree["machine"])
+    if "front" in tree:
+        tree["front"] = _front(tree["front"])
     if "warnings" in tree:
         tree["warnings"] = tuple(Problem(**_record(problem, place=Place)) for problem in tree["warnings"])
     if "asked_by" in tree:
@@ -90,6 +93,12 @@ def _profile(tree: Tree) -> Profile:
 def _with_wanted(tree: Tree) -> Tree:
     tree["wanted"] = _wanted(tree["wanted"])
     return tree
+
+
+def _front(tree: Tree) -> Front:
+    if "keys_file" in tree:
+        tree["keys_file"] = Path(tree["keys_file"])
+    return Front(**_tuples(tree, "origins"))
 
 
 def _machine(tree: Tree) -> Machine:

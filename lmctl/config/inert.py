@@ -10,12 +10,10 @@ from lmctl.all_backends import BACKENDS
 from lmctl.config.compose import Composed, table
 from lmctl.config.layers import Layer
 
-TABLES = ("gateway", "usage", "router")
+TABLES = ("usage", "router")
 NAMED = ("cloud", "engines")
-SINGLE = ("watch.enabled",)  # the others of these tables have an effect
-KEYS = ("ttl", "aliases", "max_concurrency", "max_queue", "fallback", "source", "convert")
-MACHINE = ("gateway",)
-_HOLDING = ("gateway.engine_ports", "gateway.enabled")  # which ports are the gateway's own counts already
+SINGLE = ("gateway.load_timeout", "watch.enabled")  # the others of these tables have an effect
+KEYS = ("ttl", "max_concurrency", "max_queue", "fallback", "source", "convert")
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -23,22 +21,20 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 def keys(layers: Sequence[Layer], machine: Layer | None, composed: Mapping[str, Composed]) -> tuple[str, ...]:
     """Return every declared key whose feature has not landed; with its value where only that one has no effect."""
     found = [*_of_tables(layers), *_of_machine(machine), *_of_profiles(composed)]
-    return tuple(key for key in dict.fromkeys(found) if key not in _HOLDING)
+    return tuple(dict.fromkeys(found))
 
 
 def _of_tables(layers: Sequence[Layer]) -> Iterator[str]:
-    for key in (*TABLES, *NAMED):
-        yield from (_dotted(key, name) for layer in layers for name in table(layer.tree, key))
     for key in SINGLE:
         head, _, name = key.partition(".")
         yield from (key for layer in layers if name in table(layer.tree, head))
+    for key in (*TABLES, *NAMED):
+        yield from (_dotted(key, name) for layer in layers for name in table(layer.tree, key))
     yield from (f"defaults.{key}" for layer in layers for key in table(layer.tree, "defaults") if key in KEYS)
 
 
 def _of_machine(machine: Layer | None) -> Iterator[str]:
     tree = machine.tree if machine else {}
-    for key in MACHINE:
-        yield from (f"{key}.{name} (machine.toml)" for name in table(tree, key))
     later = (name for name in table(tree, "engines") if name not in BACKENDS)
     yield from (f"{_dotted('engines', name)} (machine.toml)" for name in later)
 

@@ -19,6 +19,7 @@ from lmctl.config.sound import Sound, leave_out
 from lmctl.config.values import byte_count, duration, port_range
 from lmctl.config.variants import Forms
 from lmctl.errors import LmctlError, Place, Problem
+from lmctl.front import Front
 from lmctl.paths import Folders
 from lmctl.record import record, replace
 from lmctl.spec import Declaration, Group, Hardware, Machine, Profile
@@ -79,6 +80,7 @@ def resolve(
         asked_by=asked.by,
         groups=_groups(inputs.layers, profiles),
         engine_ports=port_range(gateway.get("engine_ports", "28000-28999")),
+        front=_front(gateway, sound.machine, folders),
         prune_auto=prune.get("auto", True),
         prune_after=duration(prune.get("after", "7d")),
         machine=machine,
@@ -157,15 +159,33 @@ def _groups(layers: Sequence[Layer], profiles: Sequence[Profile]) -> tuple[Group
     return tuple(found)
 
 
+def _front(gateway: Mapping[str, Any], machine: Layer | None, folders: Folders) -> Front:
+    own = machine.tree.get("gateway", {}) if machine else {}
+    return Front(
+        port=gateway.get("port", 8080),
+        default=gateway.get("default"),
+        origins=tuple(gateway.get("origins", ())),
+        max_body=byte_count(gateway.get("max_body", 32 << 20)),
+        request_timeout=duration(gateway.get("request_timeout", "10m")),
+        drain_timeout=duration(gateway.get("drain_timeout", "30s")),
+        keys_file=_path(own.get("api_keys_file"), folders),
+    )
+
+
+def _path(text: str | None, folders: Folders) -> Path | None:
+    """Return a path of machine.toml: relative ones start in its folder, `~` is the home."""
+    if text is None:
+        return None
+    text = str(folders.home) + text[1:] if text == "~" or text.startswith("~/") else text
+    return folders.config / text
+
+
 def _machine(layer: Layer | None, folders: Folders) -> Machine:
-    """Return machine.toml's values; relative paths start in its folder, `~` is the home."""
+    """Return machine.toml's values."""
     tree = layer.tree if layer else {}
 
     def path(text: str | None) -> Path | None:
-        if text is None:
-            return None
-        text = str(folders.home) + text[1:] if text == "~" or text.startswith("~/") else text
-        return folders.config / text
+        return _path(text, folders)
 
     def part(key: str) -> dict[str, Any]:
         value: dict[str, Any] = tree.get(key, {})

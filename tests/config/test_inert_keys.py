@@ -14,6 +14,7 @@ def test_every_key_whose_feature_comes_later_is_named(loaded):
 max_queue = 3
 [gateway]
 port = 9000
+load_timeout = "1m"
 engine_ports = "20000-20009"
 [watch]
 enabled = true
@@ -40,10 +41,10 @@ convert = { to = "gguf", quant = "Q4_K_M" }
 """
     declaration = loaded(text)
     assert declaration.inert == (
-        "gateway.port",
+        "gateway.load_timeout",
+        "watch.enabled",
         "cloud.big",
         'engines."llama.cpp"',
-        "watch.enabled",
         "defaults.max_queue",
         "profiles.x.ttl",
         "profiles.x.fallback",
@@ -57,13 +58,12 @@ convert = { to = "gguf", quant = "Q4_K_M" }
 
 
 def test_what_nothing_reads_yet_is_named_like_a_key(place):
-    place.write("localmodels.toml", PRELUDE + '[profiles."x.1"]\nmodel = "o/m"\naliases = ["gpt"]\n')
+    place.write("localmodels.toml", PRELUDE + '[profiles."x.1"]\nmodel = "o/m"\nmax_queue = 2\n')
     engines = '[engines]\nvllm = { binary = "v" }\n"llama.cpp" = { binary = "l" }\n'
     place.machine(f'[gateway]\napi_keys_file = "k"\n[watch]\nnotify = ["n"]\n[memory]\nreserve = 1\n{engines}')
     assert place.load().inert == (
-        "gateway.api_keys_file (machine.toml)",
         "engines.vllm (machine.toml)",
-        'profiles."x.1".aliases',
+        'profiles."x.1".max_queue',
     )
 
 

@@ -1,0 +1,275 @@
+"""Connections to engines: kept open, one request at a time each, bytes passed on as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import cast
+
+import httptools
+
+from lmctl.record import record
+
+HEADERS = 64 << 10  # bytes of an answer's status line and headers
+_AHEAD = 256 << 10  # bytes of a body that may wait for a slow client
+_IDLE = 4.0  # seconds after which a connection is not used again: engines close theirs after 5
+_STALE = 0.2  # seconds in which a connection that was closed before the request tells so
+_KEPT = 64  # idle connections of one engine
+
+Headers = tuple[tuple[bytes, bytes], ...]  # names in lower case
+
+
+class Unreachable(Exception):
+    """Nothing listens where the engine should: the request was not sent."""
+
+
+class Broken(Exception):
+    """The engine ended or said what is no HTTP; what was answered so far may be all there is."""
+
+
+@record
+class Head:
+    """Status and headers of an answer."""
+
+    status: int
+    headers: Headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the value of the first header called `name` (lower case)."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to an engine. The parser calls `on_…`; who asked waits on `_wake`."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self.lost = False
+        self.since = 0.0  # loop time at which it was last used
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._head: Head | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._seen = 0  # bytes before the end of the headers
+        self._chunks: deque[bytes] = deque()
+        self._waiting = 0  # bytes in `_chunks`
+        self._paused = False
+        self._complete, self._stays = False, False
+        self._broken: str | None = None
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is None:
+            self._seen += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail("it changed the protocol")
+        except httptools.HttpParserError:
+            self._fail("it answered what is no HTTP")
+        if self._head is None and self._seen > HEADERS:
+            self._fail("its headers are too long")
+        self._notify()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if not self._complete and self._head is not None and self._until_close():
+            self._complete = True  # neither a length nor chunks: the end of the connection is the end of the body
+        elif not self._complete:
+            self._broken = self._broken or "it ended the connection"
+        self._notify()
+
+    # the parser's side
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            if status == 101:
+                self._fail("it changed the protocol")
+            self._headers.clear()
+            return
+        if sum(len(name) + len(value) for name, value in self._headers) > HEADERS:
+            self._fail("its headers are too long")
+        else:
+            self._head = Head(status, tuple(self._headers))
+
+    def on_body(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._waiting += len(data)
+        if self._waiting > _AHEAD and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._head is not None:
+            self._complete, self._stays = True, bool(self._parser.should_keep_alive())
+
+    # the asker's side
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the answer ended where it said, and the engine keeps the connection."""
+        return self._complete and not self.lost and self._broken is None and self._stays
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it ended without one byte of an answer."""
+        return self.lost and self._seen == 0
+
+    def send(self, data: bytes) -> None:
+        """Begin a request."""
+        self._begin()
+        assert self._transport is not None
+        self._transport.write(data)
+
+    async def head(self) -> Head:
+        """Wait for the status and headers. Raises Broken."""
+        while self._head is None:
+            if self._broken is not None:
+                raise Broken(self._broken)
+            await self._change()
+        return self._head
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes. Raises Broken where it ends too early."""
+        while True:
+            while self._chunks:
+                data = self._chunks.popleft()
+                self._waiting -= len(data)
+                if self._paused and self._waiting <= _AHEAD // 2 and self._transport is not None:
+                    self._paused = False
+                    self._transport.resume_reading()
+                yield data
+            if self._complete:
+                return
+            if self._broken is not None:
+                raise Broken(self._broken)
+            await self._change()
+
+    def close(self) -> None:
+        """End it now: the engine notices and stops working for nobody."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _until_close(self) -> bool:
+        names = {name for name, _ in self._headers}
+        return b"content-length" not in names and b"transfer-encoding" not in names
+
+    def _fail(self, why: str) -> None:
+        self._broken = self._broken or why
+        self.close()
+
+    async def _change(self) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+class Exchange:
+    """One request under way. Use it as a context: leaving before the body ended closes the connection."""
+
+    def __init__(self, pool: Pool, connection: _Connection, head: Head) -> None:
+        self.head = head
+        self._pool, self._connection = pool, connection
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes. Raises Broken where it ends too early."""
+        return self._connection.chunks()
+
+    async def body(self, limit: int) -> bytes:
+        """Return the whole body. Raises Broken when it ends too early or has more than `limit` bytes."""
+        parts, size = [], 0
+        async for data in self.chunks():
+            parts.append(data)
+            size += len(data)
+            if size > limit:
+                raise Broken(f"it answered more than {limit} bytes")
+        return b"".join(parts)
+
+    async def __aenter__(self) -> Exchange:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.give_back(self._connection)
+
+
+class Pool:
+    """Connections to one engine at `host`:`port`; as many as there are requests, the idle ones kept for the next."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self._idle: deque[_Connection] = deque()
+
+    async def ask(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Exchange:
+        """Send a request and wait for the head of its answer. Raises Unreachable before anything was sent, Broken.
+
+        A kept connection may have been closed by the engine at the same moment: what ends at once and before one byte
+        came is asked again on a new one, once.
+        """
+        lines = [b"%b %b HTTP/1.1\r\nhost: %b:%d\r\n" % (method, path, self.host.encode(), self.port)]
+        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        data = b"".join((*lines, b"content-length: %d\r\n\r\n" % len(body), body))
+        while True:
+            kept = self._take()
+            connection = kept or await self._connect()
+            begin = asyncio.get_running_loop().time()
+            try:
+                connection.send(data)
+                return Exchange(self, connection, await connection.head())
+            except Broken:
+                connection.close()
+                if kept is None or not connection.untouched or asyncio.get_running_loop().time() - begin > _STALE:
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+
+    def give_back(self, connection: _Connection) -> None:
+        """Keep a connection for the next request where it can be used again, else close it."""
+        if connection.reusable and len(self._idle) < _KEPT:
+            connection.since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the idle connections; those in use end with their requests."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> _Connection | None:
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.lost and now - connection.since < _IDLE:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):
+            _, connection = await loop.create_connection(_Connection, self.host, self.port)
+            return connection
+        raise Unreachable(f"nothing listens on {self.host}:{self.port}")

@@ -1,0 +1,288 @@
+"""The gateway between a client and an engine: what is passed on, what is refused, and how each ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fakes.raw_engine import OK, Talk, answering, engine, request
+
+from lmctl.gateway.app import Gateway, Rules
+from lmctl.gateway.routing import Routes, Target
+from lmctl.gateway.upstream import Pool
+
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}
+SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+RULES = Rules()
+JSON = (b"content-type", b"application/json")
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Client:
+    """One request as a server would hand it to an application, and what it answered."""
+
+    def __init__(self, path: str, body: bytes | None, *headers: tuple[bytes, bytes], method: str = "") -> None:
+        method = method or ("GET" if body is None else "POST")
+        pairs = [(b"host", b"127.0.0.1:8080"), *([JSON] if body is not None else []), *headers]
+        self.scope = {"type": "http", "method": method, "raw_path": path.encode(), "headers": pairs}
+        self._parts = [body or b""]
+        self.left = asyncio.Event()
+        self.seen: list[dict[str, Any]] = []
+        self.on_body: Callable[[bytes], None] = lambda data: None
+
+    async def receive(self) -> dict[str, Any]:
+        if self._parts:
+            return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts)}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.seen.append(message)
+        if message["type"] == "http.response.body" and message["body"]:
+            self.on_body(message["body"])
+
+    @property
+    def status(self) -> int:
+        return int(self.seen[0]["status"])
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.seen[0]["headers"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message["body"] for message in self.seen[1:])
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return dict(json.loads(self.body)["error"])
+
+
+def gateway(pool: Pool | None = None, rules: Rules = RULES, **target: Any) -> Gateway:
+    port = pool.port if pool else 1
+    chat = Target("chat", "127.0.0.1", port, "served", **target)
+    return Gateway(rules, Routes({"chat": chat}, {"gpt": "chat"}, "chat"))
+
+
+def asked(talk: Talk, body: object = CHAT, path: str = "/v1/chat/completions", **how: Any) -> Client:
+    """Return what a client gets that asks a gateway before an engine which does `talk`."""
+
+    async def main() -> Client:
+        async with engine(talk) as (pool, _):
+            app = gateway(pool, **how)
+            client = Client(path, json.dumps(body).encode())
+            await app(client.scope, client.receive, client.send)
+            app.close()
+            return client
+
+    return asyncio.run(main())
+
+
+def refused(path: str, body: bytes | None, *headers: tuple[bytes, bytes], **how: Any) -> Client:
+    """Return what a client gets that must not reach an engine: there is none."""
+
+    async def main() -> Client:
+        client = Client(path, body, *headers, **{key: how.pop(key) for key in [*how] if key == "method"})
+        app = gateway(**how)
+        await app(client.scope, client.receive, client.send)
+        return client
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["chat", "gpt", "local", None])
+def test_an_engine_is_asked_by_the_name_that_it_serves(name):
+    told = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.append(await request(reader))
+        writer.write(OK)
+
+    body = {key: value for key, value in {**CHAT, "model": name, "temperature": 0.5}.items() if value is not None}
+    client = asked(talk, body)
+    head, _, said = told[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    assert json.loads(said) == {**body, "model": "served"}
+    assert (client.status, client.body) == (200, b"{}")
+
+
+def test_nothing_of_the_clients_headers_reaches_the_engine():
+    told = []
+
+    async def main() -> None:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            told.append(await request(reader))
+            writer.write(OK)
+
+        async with engine(talk) as (pool, _):
+            app = gateway(pool)
+            more = [(b"authorization", b"Bearer sk-secret"), (b"cookie", b"a=b"), (b"x-forwarded-for", b"1.2.3.4")]
+            client = Client("/v1/chat/completions", json.dumps(CHAT).encode(), *more)
+            await app(client.scope, client.receive, client.send)
+            app.close()
+
+    asyncio.run(main())
+    names = {line.partition(b":")[0] for line in told[0].partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]}
+    assert names == {b"host", b"content-type", b"content-length", b"accept-encoding"}
+
+
+def test_a_stream_passes_as_it_comes():
+    async def main() -> Client:
+        seen = asyncio.Event()
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request(reader)
+            writer.write(SSE + chunk(b'data: {"a":1}\n\n'))
+            await seen.wait()
+            writer.write(chunk(b"data: [DONE]\n\n") + chunk(b""))
+
+        async with engine(talk) as (pool, _):
+            client = Client("/v1/chat/completions", json.dumps({**CHAT, "stream": True}).encode())
+            client.on_body = lambda data: seen.set()
+            app = gateway(pool)
+            await app(client.scope, client.receive, client.send)
+            app.close()
+            return client
+
+    client = asyncio.run(main())
+    assert client.status == 200
+    assert client.headers[b"content-type"] == b"text/event-stream"
+    assert client.body == b'data: {"a":1}\n\ndata: [DONE]\n\n'
+    assert client.seen[-1] == {"type": "http.response.body", "body": b""}
+
+
+@pytest.mark.parametrize(
+    ("path", "begins"),
+    [("/v1/chat/completions", b""), ("/v1/messages", b"event: error\n")],
+    ids=["openai", "anthropic"],
+)
+def test_F83_a_stream_that_breaks_off_ends_with_an_error_in_the_clients_words(path, begins):
+    body = {**CHAT, "stream": True, "max_tokens": 9}
+    client = asked(answering(SSE + chunk(b'data: {"a"')), body, path, anthropic=True)
+    rest = client.body.removeprefix(b'data: {"a"\n\n' + begins + b"data: ")
+    assert json.loads(rest)["error"]["message"] == "the engine of chat failed: it ended the connection"
+    assert rest.endswith(b"\n\n")
+
+
+def test_F83_a_client_that_leaves_ends_the_work_for_it():
+    async def main() -> list[dict[str, Any]]:
+        ended = asyncio.Event()
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request(reader)
+            client.left.set()
+            await reader.read()
+            ended.set()
+
+        async with engine(talk) as (pool, _):
+            client = Client("/v1/chat/completions", json.dumps(CHAT).encode())
+            app = gateway(pool)
+            await app(client.scope, client.receive, client.send)
+            await asyncio.wait_for(ended.wait(), 10)
+            app.close()
+        assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+        return client.seen
+
+    assert asyncio.run(main()) == []
+
+
+def answer(head: str, body: bytes = b"{}") -> bytes:
+    return b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (head.encode(), len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"", "ended the connection"),
+        (answer("200 OK\r\ncontent-type: text/html", b"<html>"), "text/html"),
+        (answer("200 OK\r\ncontent-type: application/json", b'{"a": '), "no JSON object"),
+        (answer("200 OK\r\ncontent-type: application/json", b"[1]"), "no JSON object"),
+        (answer("200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip"), "packed"),
+        (answer("302 Found\r\nlocation: http://evil.example/"), "302"),
+        (answer("500 Oops\r\ncontent-type: application/json", b"\x1b[31m"), "no JSON object"),
+        (answer("200 OK\r\nx: \x1b[31m"), "no HTTP"),
+        (answer("200 OK"), "no content type"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "failed"),
+    ],
+    ids=["nothing", "html", "half", "list", "packed", "redirect", "no json", "escape", "no type", "encodings"],
+)
+def test_I128_what_no_engine_may_say_is_502(said, why):
+    client = asked(answering(said))
+    assert (client.status, client.error["code"]) == (502, "upstream_error")
+    assert why in client.error["message"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_an_engines_own_error_is_passed_on(status):
+    said = json.dumps({"error": {"message": "the prompt is too long"}}).encode()
+    client = asked(answering(answer(f"{status} No\r\ncontent-type: application/json; charset=utf-8", said)))
+    assert (client.status, client.body) == (status, said)
+
+
+def test_an_engine_that_loads_says_when_to_come_again():
+    said = json.dumps({"error": {"message": "Loading model"}}).encode()
+    client = asked(answering(answer("503 Loading\r\ncontent-type: application/json", said)))
+    assert (client.status, client.headers[b"retry-after"]) == (503, b"1")
+
+
+def test_an_engine_that_does_not_run_is_503_with_the_command():
+    client = refused("/v1/chat/completions", json.dumps(CHAT).encode())
+    assert (client.status, client.headers[b"retry-after"]) == (503, b"5")
+    assert client.error["message"] == "chat does not run: start it with `lmctl start chat`"
+
+
+def test_an_engine_that_never_answers_is_504():
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    client = asked(talk, rules=Rules(request_timeout=0.05))
+    assert (client.status, client.error["code"]) == (504, "upstream_timeout")
+
+
+@pytest.mark.parametrize("backend", [{"anthropic": False}])
+def test_a_dialect_that_the_engine_does_not_speak_is_told_in_it(backend):
+    client = refused("/v1/messages", json.dumps({**CHAT, "max_tokens": 9}).encode(), **backend)
+    assert client.status == 404
+    assert client.error["type"] == "not_found_error"
+
+
+def test_I124_a_body_above_the_limit_is_413_before_it_is_read():
+    length = (b"content-length", b"33554433")
+    client = refused("/v1/chat/completions", b"{}", length)
+    assert (client.status, client.headers[b"connection"]) == (413, b"close")
+
+
+def test_I124_a_body_that_grows_above_the_limit_is_413():
+    client = refused("/v1/chat/completions", b"x" * 101, rules=Rules(max_body=100))
+    assert client.status == 413
+
+
+def test_the_models_are_the_profiles():
+    client = refused("/v1/models", None)
+    model = {"id": "chat", "object": "model", "created": 0, "owned_by": "lmctl"}
+    assert json.loads(client.body) == {"object": "list", "data": [model]}
+    assert json.loads(refused("/v1/models/gpt", None).body) == model
+    assert refused("/v1/models/other", None).status == 404
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/metrics", "/api/tags"])
+def test_what_is_not_served_is_404(path):
+    assert refused(path, None if path != "/api/chat" else b'{"model": "chat", "messages": []}').status == 404
+
+
+def test_F85_a_page_of_another_origin_reaches_nothing():
+    evil = (b"origin", b"https://evil.example")
+    assert refused("/v1/chat/completions", json.dumps(CHAT).encode(), evil).status == 403
+    mine = refused(
+        "/v1/models",
+        None,
+        (b"origin", b"https://mine.example"),
+        rules=Rules(origins=frozenset(["https://mine.example"])),
+    )
+    assert mine.headers[b"access-control-allow-origin"] == b"https://mine.example"
