@@ -73,6 +73,7 @@ class Watcher:
         self._attempts = Attempts()
         self._served = False  # supervisord ran at an earlier look
         self._drifts: Mapping[str, Drift] = {}
+        self._removal = ""  # fingerprint of a plan that removes something and was looked at once
         self._places = around.places(Places(), first)
 
     def run(self) -> None:
@@ -138,20 +139,22 @@ class Watcher:
         return set()
 
     def _compare(self, loaded: Loaded, turn: Turn) -> None:
-        """Find what is not as declared, tell what is new about it, and record it. Raises E-BUSY, and as the ledger."""
+        """Find what is not as declared, record it, and tell what is new about it. Raises E-BUSY, and as the ledger."""
         session = loaded.session
         found = comparing.look(session, ())
         now = {drift.fingerprint: drift for drift in found.drifts}
         begun = tuple(drift for key, drift in now.items() if key not in self._drifts)
         over = tuple(drift for key, drift in self._drifts.items() if key not in now)
         self._drifts = now
-        if begun or over:
-            self._voice.drifts(begun, over)
-        if (now or log.known(session.ledger)) and session.state.is_dir():
-            with exclusive(session.turn, COMMAND), exclusive(session.writer, COMMAND):
-                at = found.case.world.now
-                with session.ledger.writing(at) as ledger:
-                    log.note(ledger, found.drifts, at, whole=not found.problems)
+        try:
+            if (now or log.known(session.ledger)) and session.state.is_dir():
+                with exclusive(session.turn, COMMAND), exclusive(session.writer, COMMAND):
+                    at = found.case.world.now
+                    with session.ledger.writing(at) as ledger:
+                        log.note(ledger, found.drifts, at, whole=not found.problems)
+        finally:  # a ledger that cannot be written keeps nobody from hearing of it
+            if begun or over:
+                self._voice.drifts(begun, over)
 
     def _plan(self, loaded: Loaded, turn: Turn) -> None:
         """Plan, and apply what may be. Raises as reconcile does."""
@@ -163,7 +166,12 @@ class Watcher:
         self._voice.planned(planned, turn, decision)
         if planned.empty:
             self._attempts.settled(self._clock())
-        elif decision.stays is None and self._attempts.due(planned.fingerprint, self._clock()):
+        elif decision.stays is not None or not self._attempts.due(planned.fingerprint, self._clock()):
+            pass  # it is told, and time passes
+        elif any(change.destroys for change in planned.changes) and planned.fingerprint != self._removal:
+            self._removal = planned.fingerprint  # a file may only be on its way back: it counts when it stays away
+            self._pace.saved((), self._clock())
+        else:
             self._apply(loaded.session, case, planned, decision.scope)
 
     def _apply(self, session: Session, case: Case, planned: Plan, scope: Scope) -> None:
