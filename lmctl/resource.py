@@ -82,7 +82,7 @@ class World:
     gone: frozenset[str] = frozenset()  # owned paths that no longer exist
     changed: Mapping[str, Signature] = NOTHING  # owned paths that are there with another signature: theirs
     served: frozenset[str] = frozenset()  # owned paths to which the argv of a program leads
-    linked: frozenset[str] = frozenset()  # owned paths to which a link leads that lmctl did not place
+    linked: Mapping[str, str] = NOTHING  # owned paths to which a link may lead that lmctl did not place: why
     outside: frozenset[str] = frozenset()  # owned paths that do not lie in the cache as it is configured now
     let_go: Mapping[str, tuple[str, ...]] = NOTHING  # content path -> programs that have it open and are removed first
     shared: frozenset[str] = frozenset()  # owned paths whose content has another name (a hard link)

@@ -16,7 +16,7 @@ class Facts:
     others: frozenset[str] | None  # sha256 that other declarations refer to; None: one of them cannot be read
     served: bool  # a program's argv leads to it
     outside: bool  # of the cache as it is configured now: other rules cannot be decided there
-    linked: bool  # a link leads to it that lmctl did not place
+    linked: str | None  # why a link may lead to it that lmctl did not place
     holders: tuple[int, ...]  # processes that have it open or mapped
     whole: bool  # the run covers every profile
     declared: bool  # the configuration declares at least one profile
@@ -39,7 +39,7 @@ def keeps(row: Owned, facts: Facts) -> str | None:
         (facts.others is None, "another declaration on this machine cannot be read"),
         (row.sha256 in (facts.others or frozenset()), "another declaration refers to it"),
         (facts.outside, "outside the Hugging Face cache as it is configured now"),
-        (facts.linked, "another tool's snapshot leads to it"),
+        (facts.linked is not None, facts.linked or ""),
         (facts.served, "a program's command names it"),
         (bool(facts.holders), "in use by pid " + ", ".join(map(str, facts.holders))),
     )

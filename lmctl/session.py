@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lmctl import adhoc, lockfile, neighbours
 from lmctl.backend import Engine
 from lmctl.errors import LmctlError, escape
-from lmctl.host import Found, Host
+from lmctl.host import Found, Host, Store
 from lmctl.ledger import Ledger, Memory, Owned
 from lmctl.paths import Folders, make_private, read_regular, remove_left, write_atomic
 from lmctl.record import record, replace
@@ -168,7 +168,7 @@ class Session:
         store = self.host.store
         users = self._users(candidates, program.ending(case))
         held, let_go = ({path: found[n] for path, found in users.items()} for n in (0, 1))
-        linked = frozenset(path for path in candidates if {*store.links(Path(path))} - {*content.own_links(case, path)})
+        linked = {path: why for path in candidates if (why := _linked(store, case, path)) is not None}
         shared = frozenset(path for path in candidates if store.shared(Path(path)))
         return replace(case, world=replace(case.world, held=held, let_go=let_go, linked=linked, shared=shared))
 
@@ -266,6 +266,15 @@ def _known(owned: Iterable[Owned]) -> Mapping[str, Path]:
     """Return where each content was verified, what lmctl brought itself before what it found."""
     ranked = sorted((row for row in owned if row.kind != "link"), key=lambda row: (row.kind == "blob", row.verified_at))
     return {row.sha256: Path(row.path) for row in ranked}
+
+
+def _linked(store: Store, case: Case, path: str) -> str | None:
+    """Return why a link may lead to the content at `path` that lmctl did not place, None when there is none."""
+    try:
+        others = {*store.links(Path(path))} - {*content.own_links(case, path)}
+    except LmctlError:
+        return "its snapshots cannot be read"
+    return "another tool's snapshot leads to it" if others else None
 
 
 def _served(case: Case, others: frozenset[str]) -> frozenset[str]:

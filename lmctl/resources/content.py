@@ -69,7 +69,7 @@ def _by_rules(case: Case) -> Iterable[tuple[Owned, str | None]]:
             others=case.world.references.others,
             served=path in case.world.served,
             outside=path in case.world.outside,
-            linked=path in case.world.linked,
+            linked=case.world.linked.get(path),
             holders=case.world.held.get(path, ()),
             whole=case.scope.whole,
             declared=declares,

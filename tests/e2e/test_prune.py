@@ -247,6 +247,15 @@ def test_F59_what_another_tool_links_in_the_shared_cache_stays_with_the_reason(m
     assert blobs(machine.home) == []
 
 
+def test_F59_a_snapshots_folder_that_cannot_be_read_keeps_its_content_and_stops_nothing_else(machine, removed):
+    snapshots = removed.parent.parent / "snapshots"
+    snapshots.rename(snapshots.with_name("moved"))
+    snapshots.write_text("no folder")
+    assert kept(machine, "--now") == ["its snapshots cannot be read"]
+    machine.run("apply", "--prune")
+    assert removed.exists()
+
+
 def test_what_a_removed_profile_served_goes_in_the_run_that_stops_it(machine, hub, port):
     hub.add(REPO, {FILE: hello("Hello from the Hub.")})
     machine.hello("A local one.")
