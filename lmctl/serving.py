@@ -225,6 +225,7 @@ def _await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlEr
     begin, pause = time.monotonic(), 0.02
     with ThreadPoolExecutor(max_workers=max(1, min(16, len(pending)))) as pool:
         while pending and not run.stop.is_set():
+            asked = time.monotonic()
             daemon = run.host.supervisor.observe()
             names = list(pending)
             tries = [pool.submit(_probe, pending[name], daemon, run) for name in names]
@@ -240,7 +241,8 @@ def _await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlEr
                 if verdict is not None:
                     failures[name] = verdict
             if pending:
-                run.stop.wait(pause)
+                spent = time.monotonic() - asked  # asking many takes what they need to start
+                run.stop.wait(max(pause, min(1.0, 2 * spent)))
                 pause = min(0.5, pause * 1.5)
     return failures | {name: _interrupted(name) for name in pending}
 
@@ -264,11 +266,9 @@ def _verdict(want: Desired, health: Health, daemon: Daemon, elapsed: float, run:
     name, process = want.profile.name, daemon.processes.get(want.spec.id)
     hint = f"read `lmctl logs {name}`"
     if daemon.pid is None and not daemon.problem:
-        what = f"supervisord was stopped before {name} was healthy"
-        return LmctlError("E-SUPERVISOR", what, fix="run `lmctl apply` to start it again")
+        return LmctlError("E-SUPERVISOR", f"supervisord was stopped before {name} was healthy", fix="run `lmctl apply`")
     if _stopped(want.spec.id, daemon):
-        what = f"{name} was stopped before it was healthy"
-        return LmctlError("E-UNHEALTHY", what, fix=f"`lmctl start {name}` starts it again")
+        return LmctlError("E-UNHEALTHY", f"{name} was stopped before it was healthy", fix=f"run `lmctl start {name}`")
     if condition.crashed(process):
         ending = run.host.supervisor.ending(want.spec.id)
         how = f" ({ending})" if ending else ""

@@ -138,7 +138,7 @@ def test_F76_a_program_that_loads_without_end_can_be_stopped(machine, loading):
     machine.run("stop", "slow")
     code, err = ended(loading)
     assert code == 3
-    assert "error[E-UNHEALTHY]: slow was stopped before it was healthy — `lmctl start slow` starts it again" in err
+    assert "error[E-UNHEALTHY]: slow was stopped before it was healthy — run `lmctl start slow`" in err
     assert machine.profiles()["slow"]["state"] == "held"
 
 
