@@ -149,7 +149,7 @@ HELD = Daemon(99, {ID: Process(ID, "STOPPED")}, {}, held=frozenset({ID}))
 @pytest.mark.parametrize(
     ("seen", "code", "said"),
     [
-        pytest.param(HELD, "E-UNHEALTHY", "code was stopped before it was healthy — `lmctl start code`", id="stop"),
+        pytest.param(HELD, "E-UNHEALTHY", "code was stopped before it was healthy — run `lmctl start code`", id="stop"),
         pytest.param(Daemon(99, {}, {}), "E-UNHEALTHY", "code was stopped before it was", id="undeclared"),
         pytest.param(Daemon(None, {}, {}), "E-SUPERVISOR", "supervisord was stopped before code was", id="down"),
     ],
