@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from lmctl.gateway import bodies, forward, gatekeeper, paths
@@ -106,8 +107,12 @@ class Gateway:
                         return
                     limit.reschedule(None)  # a stream that flows may last as long as it likes
                     await _begin(send, 200, ((b"content-type", b"text/event-stream"), *_UNSTORED, *cors))
-                    async for data in forward.events(exchange, target, endpoint.dialect):
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                    try:
+                        async for data in forward.events(exchange, target, endpoint.dialect):
+                            await send({"type": "http.response.body", "body": data, "more_body": True})
+                    except asyncio.CancelledError:  # the client left and hears nothing, or the time to end is over
+                        await send({"type": "http.response.body", "body": forward.cut(_ending(), endpoint.dialect)})
+                        raise Gone from None
                     await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
             message = f"{target.profile} did not answer within {self.rules.request_timeout:.0f} s"
@@ -149,11 +154,20 @@ async def _while_there(receive: Receive, work: Awaitable[None]) -> None:
         if not doing.done():
             raise Gone
         doing.result()
+    except asyncio.CancelledError:  # the time that requests have to end is over
+        doing.cancel()
+        with suppress(asyncio.CancelledError):
+            await doing  # Gone, where a stream ended with its event
+        raise _ending() from None
     finally:
         leaving.cancel()
         if not doing.done():
             doing.cancel()
             await asyncio.gather(doing, return_exceptions=True)
+
+
+def _ending() -> Refused:
+    return Refused(503, "ending", "the gateway ends", headers=(("Retry-After", "5"),))
 
 
 async def _begin(send: Send, status: int, headers: Pairs) -> None:

@@ -15,7 +15,6 @@ from lmctl.gateway.rules import (
     Rule,
     anything,
     biases,
-    content,
     either,
     flag,
     images,
@@ -203,7 +202,7 @@ _COUNTED: dict[str, Rule] = {
     **_REFUSED,
     "model": _NAME,
     "messages": messages,
-    "system": content,
+    "system": messages_or_text,
     "tools": tools,
     "tool_choice": table(_MANY),
     "thinking": table(_MANY),  # {"type": "enabled", "budget_tokens": …}

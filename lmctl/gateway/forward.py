@@ -80,6 +80,9 @@ async def events(exchange: Exchange, target: Target, dialect: Dialect) -> AsyncI
         async for data in exchange.chunks():
             yield data
     except Broken as error:
-        said = answer(broken(target, str(error)), dialect)
-        # a line that broke off must not swallow what is said now
-        yield b"\n\n" + (b"event: error\n" if dialect == "anthropic" else b"") + b"data: " + said + b"\n\n"
+        yield cut(broken(target, str(error)), dialect)
+
+
+def cut(why: Refused, dialect: Dialect) -> bytes:
+    """Return the event with which a stream ends that broke off: a half line must not swallow what is said now."""
+    return b"\n\n" + (b"event: error\n" if dialect == "anthropic" else b"") + b"data: " + answer(why, dialect) + b"\n\n"

@@ -208,12 +208,7 @@ def messages(name: str, value: Json) -> None:
 
 
 def messages_or_text(name: str, value: Json) -> None:
-    if type(value) is not str:
-        messages(name, value)
-
-
-def content(name: str, value: Json) -> None:
-    """Take text, or a list of parts as in a message."""
+    """Take text, or a list of messages or of a message's parts."""
     if type(value) is not str:
         messages(name, value)
 

@@ -192,6 +192,36 @@ def test_F83_a_client_that_leaves_ends_the_work_for_it():
     assert asyncio.run(main()) == []
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_that_outlasts_the_time_to_end_is_told_so(stream):
+    async def main() -> Client:
+        waiting = asyncio.Event()
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request(reader)
+            if stream:
+                writer.write(SSE + chunk(b"data: {}\n\n"))
+            else:
+                waiting.set()
+            await reader.read()
+
+        async with engine(talk) as (pool, _):
+            client = Client("/v1/chat/completions", json.dumps({**CHAT, "stream": stream}).encode())
+            client.on_body = lambda data: waiting.set()
+            app = gateway(pool)
+            task = asyncio.ensure_future(app(client.scope, client.receive, client.send))
+            await asyncio.wait_for(waiting.wait(), 10)
+            task.cancel()
+            await task
+            app.close()
+            return client
+
+    client = asyncio.run(main())
+    said = client.body.rpartition(b"data: ")[2] if stream else client.body
+    assert json.loads(said)["error"]["message"] == "the gateway ends"
+    assert (client.status, client.seen[-1].get("more_body", False)) == (200 if stream else 503, False)
+
+
 def answer(head: str, body: bytes = b"{}") -> bytes:
     return b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (head.encode(), len(body), body)
 
