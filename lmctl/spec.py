@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lmctl.errors import Problem
-from lmctl.front import Front
+from lmctl.front import Accounts, Cloud, Front, Router
 from lmctl.record import NOTHING, record
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
@@ -141,6 +141,9 @@ class Profile:
     health: str = "/health"
     start_timeout: float | None = None  # None: 60 s + 5 s per GiB of weights
     stop_timeout: float = 10.0
+    max_concurrency: int | None = None  # requests that the gateway lets through at once; None: `parallel`
+    max_queue: int = 64  # requests that it keeps waiting beyond that
+    fallback: tuple[str, ...] = ()  # clouds, in this order, where the profile cannot answer
     remote_code: bool = False  # this machine's owner lets its weights bring code
     file: str = ""  # the declaring file, as shown to people
     changed: Mapping[str, Json] = NOTHING  # declared keys and values, for causes a person reads
@@ -196,6 +199,10 @@ class Declaration:
     groups: tuple[Group, ...] = ()
     engine_ports: tuple[int, int] = (28000, 28999)  # first and last, for profiles that declare no port
     front: Front = Front()
+    watched: bool = False  # whether the watcher runs under supervision
+    clouds: tuple[Cloud, ...] = ()
+    router: Router | None = None
+    accounts: Accounts = Accounts()
     prune_auto: bool = True
     prune_after: float = 7 * 86400.0
     machine: Machine = Machine()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmctl.errors import Place, Problem
-from lmctl.front import Front
+from lmctl.front import Accounts, Cloud, Front, Router
 from lmctl.record import defaults, fields
 from lmctl.spec import Declaration, Draft, Group, Lora, Machine, Profile, Settings, Wanted
 
@@ -45,6 +45,12 @@ def declaration(tree: Tree) -> Declaration:
         tree["machine"] = _machine(tree["machine"])
     if "front" in tree:
         tree["front"] = _front(tree["front"])
+    if "clouds" in tree:
+        tree["clouds"] = tuple(map(_cloud, tree["clouds"]))
+    if tree.get("router") is not None:
+        tree["router"] = Router(**tree["router"])
+    if "accounts" in tree:
+        tree["accounts"] = Accounts(**_tuples(tree["accounts"], "compare"))
     if "warnings" in tree:
         tree["warnings"] = tuple(Problem(**_record(problem, place=Place)) for problem in tree["warnings"])
     if "asked_by" in tree:
@@ -87,7 +93,7 @@ def _profile(tree: Tree) -> Profile:
             tree[key] = tuple(kind(**_with_wanted(item)) for item in held)
         elif held is not None:
             tree[key] = kind(**_with_wanted(held))
-    return Profile(**_tuples(tree, "aliases", "tasks", "command"))
+    return Profile(**_tuples(tree, "aliases", "tasks", "command", "fallback"))
 
 
 def _with_wanted(tree: Tree) -> Tree:
@@ -99,6 +105,12 @@ def _front(tree: Tree) -> Front:
     if "keys_file" in tree:
         tree["keys_file"] = Path(tree["keys_file"])
     return Front(**_tuples(tree, "origins"))
+
+
+def _cloud(tree: Tree) -> Cloud:
+    if tree.get("key_file") is not None:
+        tree["key_file"] = Path(tree["key_file"])
+    return Cloud(**tree)
 
 
 def _machine(tree: Tree) -> Machine:

@@ -62,6 +62,9 @@ class Maker:
             health=keys.get("health", "/health"),
             start_timeout=None if keys.get("start_timeout", "auto") == "auto" else duration(keys["start_timeout"]),
             stop_timeout=duration(keys.get("stop_timeout", "10s")),
+            max_concurrency=keys.get("max_concurrency"),
+            max_queue=keys.get("max_queue", 64),
+            fallback=tuple(keys.get("fallback", ())),
             changed=keys,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +20,7 @@ from lmctl.config.sound import Sound, leave_out
 from lmctl.config.values import byte_count, duration, port_range
 from lmctl.config.variants import Forms
 from lmctl.errors import LmctlError, Place, Problem
-from lmctl.front import Front
+from lmctl.front import Accounts, Cloud, Front, Router
 from lmctl.paths import Folders
 from lmctl.record import record, replace
 from lmctl.spec import Declaration, Group, Hardware, Machine, Profile
@@ -81,6 +82,10 @@ def resolve(
         groups=_groups(inputs.layers, profiles),
         engine_ports=port_range(gateway.get("engine_ports", "28000-28999")),
         front=_front(gateway, sound.machine, folders),
+        watched=check.Merged(inputs.layers, "watch").keys.get("enabled", False),
+        clouds=_clouds(inputs.layers, folders.home),
+        router=_router(check.Merged(inputs.layers, "router").keys),
+        accounts=_accounts(check.Merged(inputs.layers, "usage").keys),
         prune_auto=prune.get("auto", True),
         prune_after=duration(prune.get("after", "7d")),
         machine=machine,
@@ -162,14 +167,44 @@ def _groups(layers: Sequence[Layer], profiles: Sequence[Profile]) -> tuple[Group
 def _front(gateway: Mapping[str, Any], machine: Layer | None, folders: Folders) -> Front:
     own = machine.tree.get("gateway", {}) if machine else {}
     return Front(
+        enabled=gateway.get("enabled", True),
         port=gateway.get("port", 8080),
         default=gateway.get("default"),
         origins=tuple(gateway.get("origins", ())),
         max_body=byte_count(gateway.get("max_body", 32 << 20)),
         request_timeout=duration(gateway.get("request_timeout", "10m")),
+        load_timeout=duration(gateway.get("load_timeout", "5m")),
         drain_timeout=duration(gateway.get("drain_timeout", "30s")),
         keys_file=_path(own.get("api_keys_file"), folders),
     )
+
+
+def _clouds(layers: Sequence[Layer], home: Path) -> tuple[Cloud, ...]:
+    found = []
+    for name in check.table_names(layers, "cloud"):
+        merged = check.Merged(layers, "cloud", name)
+        keys = merged.keys
+        if "key_file" in keys:
+            keys["key_file"] = _key_file(merged, home)
+        found.append(Cloud(name, **keys))
+    return tuple(found)
+
+
+def _key_file(cloud: check.Merged, home: Path) -> Path:
+    """Return the path that the strongest layer names, relative to the folder of its file."""
+    part = next(part for part in reversed(cloud.parts) if "key_file" in part.keys)
+    text = str(part.keys["key_file"])
+    text = str(home) + text[1:] if text == "~" or text.startswith("~/") else text
+    return Path(os.path.normpath(part.layer.folder / text))
+
+
+def _router(keys: Mapping[str, Any]) -> Router | None:
+    return Router(**keys) if keys else None
+
+
+def _accounts(keys: Mapping[str, Any]) -> Accounts:
+    compare = tuple(keys.get("compare", ()))
+    return Accounts(keys.get("enabled", True), duration(keys.get("keep", "90d")), compare)
 
 
 def _path(text: str | None, folders: Folders) -> Path | None:

@@ -38,7 +38,26 @@ description = "one of all keys"
 model = "o/y"
 port = 9001
 ttl = "5m"
+fallback = ["big"]
+max_queue = 3
 [profiles.y.sampling]
+[gateway]
+load_timeout = "1m"
+origins = ["https://a.example"]
+[watch]
+enabled = true
+[cloud.big]
+base_url = "https://cloud.example/v1"
+model = "large"
+key_file = "keys/big"
+price_in = 2.5
+[router]
+cloud = "big"
+tasks = { translate = "y" }
+tools = "cloud"
+[usage]
+keep = "10d"
+compare = ["gpt"]
 """
 
 
