@@ -1,11 +1,11 @@
-"""Connections to engines: kept open, one request at a time each, bytes passed on as they come."""
+"""Connections to engines and clouds: kept open, one request at a time each, bytes passed on as they come."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import cast
 
 import httptools
@@ -17,12 +17,13 @@ _AHEAD = 256 << 10  # bytes of a body that may wait for a slow client
 _IDLE = 4.0  # seconds after which a connection is not used again: engines close theirs after 5
 _STALE = 0.2  # seconds in which a connection that was closed before the request tells so
 _KEPT = 64  # idle connections of one engine
+_CONNECT = 10.0  # seconds in which a connection must stand
 
 Headers = tuple[tuple[bytes, bytes], ...]  # names in lower case
 
 
 class Unreachable(Exception):
-    """Nothing listens where the engine should: the request was not sent."""
+    """There is no connection to where the engine should listen: the request was not sent."""
 
 
 class Broken(Exception):
@@ -215,19 +216,25 @@ class Exchange:
 
 
 class Pool:
-    """Connections to one engine at `host`:`port`; as many as there are requests, the idle ones kept for the next."""
+    """Connections to one engine at `host`:`port`; as many as there are requests, the idle ones kept for the next.
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+    With `tls`, every connection is one of TLS that proves the name `host`. `again`: see `ask`.
+    """
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None, *, again: bool = True) -> None:
+        self.host, self.port, self._tls, self._again = host, port, tls, again
+        named = f"[{host}]" if ":" in host else host
+        self.name = (named if port == (443 if tls else 80) else f"{named}:{port}").encode()
         self._idle: deque[_Connection] = deque()
 
     async def ask(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Exchange:
         """Send a request and wait for the head of its answer. Raises Unreachable before anything was sent, Broken.
 
         A kept connection may have been closed by the engine at the same moment: what ends at once and before one byte
-        came is asked again on a new one, once.
+        came is asked again on a new one, once. Not where the pool was made without `again`: who answers for money may
+        have begun to work all the same.
         """
-        lines = [b"%b %b HTTP/1.1\r\nhost: %b:%d\r\n" % (method, path, self.host.encode(), self.port)]
+        lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, path, self.name)]
         lines += [b"%b: %b\r\n" % pair for pair in headers]
         data = b"".join((*lines, b"content-length: %d\r\n\r\n" % len(body), body))
         while True:
@@ -239,7 +246,8 @@ class Pool:
                 return Exchange(self, connection, await connection.head())
             except Broken:
                 connection.close()
-                if kept is None or not connection.untouched or asyncio.get_running_loop().time() - begin > _STALE:
+                late = asyncio.get_running_loop().time() - begin > _STALE
+                if kept is None or late or not (self._again and connection.untouched):
                     raise
             except BaseException:
                 connection.close()
@@ -269,7 +277,14 @@ class Pool:
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
-        with suppress(OSError):
-            _, connection = await loop.create_connection(_Connection, self.host, self.port)
-            return connection
-        raise Unreachable(f"nothing listens on {self.host}:{self.port}")
+        try:
+            async with asyncio.timeout(_CONNECT):
+                _, connection = await loop.create_connection(_Connection, self.host, self.port, ssl=self._tls)
+                return connection
+        except ssl.SSLCertVerificationError as error:
+            raise Unreachable(f"the certificate of {self.host} is not trusted: {error.verify_message}") from error
+        except TimeoutError:
+            raise Unreachable(f"{self.host}:{self.port} did not take a connection in {_CONNECT:.0f} s") from None
+        except OSError as error:
+            why = "nothing listens on" if isinstance(error, ConnectionRefusedError) else "there is no way to"
+            raise Unreachable(f"{why} {self.host}:{self.port}") from error
