@@ -12,7 +12,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 REFUSED = 75  # the exit code on which supervisord does not start a program again
 LIMIT, WINDOW = 5, 600.0  # starts within seconds; one more is refused
@@ -64,9 +64,9 @@ def _oom_count(path: str) -> int | None:
         return None
 
 
-def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of an environment that engines get to see."""
-    return {k: v for k, v in environ.items() if k in _INHERITED or k.startswith(_INHERITED_PREFIXES)}
+def inherited(environ: Mapping[str, str], named: Collection[str] = ()) -> dict[str, str]:
+    """Return the part of an environment that engines get to see, and the `named` variables."""
+    return {k: v for k, v in environ.items() if k in _INHERITED or k.startswith(_INHERITED_PREFIXES) or k in named}
 
 
 def parse(text: bytes) -> list[Record]:
@@ -197,19 +197,21 @@ def read_program(path: str) -> dict[str, object]:
     return program
 
 
-def _texts(program: Mapping[str, object]) -> tuple[list[str], dict[str, str], str, str]:
-    """Return argv, env, cwd and hash. Raises ValueError where one has another type."""
+def _texts(program: Mapping[str, object]) -> tuple[list[str], dict[str, str], list[str], str, str]:
+    """Return argv, env, inherit, cwd and hash. Raises ValueError where one has another type."""
     argv, env, cwd, digest = (program.get(key) for key in ("argv", "env", "cwd", "hash"))
+    inherit = program.get("inherit", [])
     if (
         not isinstance(argv, list)
         or not argv
         or not isinstance(env, dict)
+        or not isinstance(inherit, list)
         or not isinstance(cwd, str)
         or not isinstance(digest, str)
-        or not all(isinstance(text, str) for text in (*argv, *env.values()))
+        or not all(isinstance(text, str) for text in (*argv, *env.values(), *inherit))
     ):
         raise ValueError("its program file lacks argv, env, cwd or hash")
-    return argv, env, cwd, digest
+    return argv, env, inherit, cwd, digest
 
 
 def _admit(program: str, digest: str) -> float:
@@ -233,13 +235,13 @@ def _admit(program: str, digest: str) -> float:
 
 def _become(program: str) -> None:
     content = read_program(f"programs/{program}.json")
-    argv, env, cwd, digest = _texts(content)
+    argv, env, inherit, cwd, digest = _texts(content)
     if content.get("id") != program:
         raise ValueError("its program file belongs to another program")
     if seconds := _admit(program, digest):
         _say(f"it ended by itself, the next start waits {seconds:g} s")
         time.sleep(seconds)
-    environ = {**inherited(os.environ), **env, "LMCTL_HASH": digest}
+    environ = {**inherited(os.environ, inherit), **env, "LMCTL_HASH": digest}
     os.chdir(cwd)
     if argv[0] == "{python}":
         argv = [sys.executable, *argv[1:]]

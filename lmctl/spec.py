@@ -248,6 +248,7 @@ class ProgramSpec:
     hash: str
     listen: str  # "127.0.0.1:8081"
     key_file: str | None = None
+    inherit: tuple[str, ...] = ()  # variables that it gets from the environment besides the usual ones, where they are
     autostart: bool = False
     stop_timeout: float = 10.0  # seconds; neither this nor `autostart` is covered by `hash`
 

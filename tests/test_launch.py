@@ -244,6 +244,7 @@ def test_a_program_file_that_lmctl_did_not_write_is_refused(tmp_path: Path, spoi
         ({"argv": "sh"}, b"lacks argv"),
         ({"argv": ["/bin/sh", 3]}, b"lacks argv"),
         ({"env": {"A": 1}}, b"lacks argv"),
+        ({"inherit": ["A", 1]}, b"lacks argv"),
         ({"hash": None}, b"lacks argv"),
         ({"cwd": "/nowhere"}, b"/nowhere"),
         ({"argv": ["/nowhere/engine"]}, b"No such file"),
@@ -285,3 +286,13 @@ def test_what_is_inherited_is_on_a_list() -> None:
     }
     others = ("HF_TOKEN", "LD_PRELOAD", "PYTHONPATH", "LLAMA_ARG_HOST", "VLLM_X", "https_proxy", "AWS_SECRET", "A")
     assert launch.inherited({**kept, **dict.fromkeys(others, "x")}) == kept
+    named = launch.inherited({**kept, **dict.fromkeys(others, "x")}, ["HF_TOKEN", "NOT_THERE"])
+    assert named == {**kept, "HF_TOKEN": "x"}
+
+
+def test_a_program_gets_the_variables_that_its_file_names_where_they_are(tmp_path: Path) -> None:
+    code = "import os; print(*(os.environ.get(name) for name in ('NAMED', 'ABSENT', 'OTHER')))"
+    argv = [sys.executable, "-c", code]
+    environ = {"PATH": os.environ["PATH"], "NAMED": "a key", "OTHER": "x"}
+    done = run(state(tmp_path, argv, inherit=["NAMED", "ABSENT"]), environ)
+    assert done.stdout == b"a key None None\n"

@@ -220,7 +220,8 @@ class LocalSupervisor:
             raise failure(f"programs of an earlier supervisord still run: {shown}")
         for name in named:
             self._files.begin_series(name, keep_hold=True)
-        supervisor_daemon.start(self._folder, self._environ)
+        asked = {name for spec in self._files.declared()[0].values() for name in spec.inherit}
+        supervisor_daemon.start(self._folder, self._environ, asked)
         if not supervisor_daemon.wait(self._up, 10.0 + _EACH * len(named)) and not self._ready():
             raise failure("supervisord was started, but does not answer", fix=supervisor_daemon.see(self._folder))
         self._files.sweep(())

@@ -124,6 +124,7 @@ def program_file(spec: ProgramSpec) -> bytes:
         "hash": spec.hash,
         "listen": spec.listen,
         "key_file": spec.key_file,
+        **({"inherit": list(spec.inherit)} if spec.inherit else {}),
     }
     return json.dumps(content, indent=1).encode() + b"\n"
 
@@ -140,6 +141,7 @@ def read_program(path: Path) -> ProgramSpec:
         hash=_text(content, "hash"),
         listen=_text(content, "listen"),
         key_file=None if content.get("key_file") is None else _text(content, "key_file"),
+        inherit=_texts(content.get("inherit", [])),
     )
     if spec.id != path.stem:
         raise ValueError("its id is not its name")
@@ -155,7 +157,7 @@ def _text(content: Mapping[str, object], key: str) -> str:
 
 def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError("argv is not a list of strings")
+        raise ValueError("argv or inherit is not a list of strings")
     return tuple(value)
 
 

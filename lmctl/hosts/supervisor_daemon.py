@@ -11,7 +11,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from lmctl import launch
@@ -118,11 +118,12 @@ def is_supervisord(number: int) -> bool:
     return pids.command(number)[1:] == ARGUMENTS
 
 
-def start(folder: Path, environ: Mapping[str, str]) -> None:
+def start(folder: Path, environ: Mapping[str, str], named: Collection[str] = ()) -> None:
     """Start the daemon, detached from this terminal; never makes a second one.
 
     Raises E-SUPERVISOR, and E-SPACE, E-PERM or E-IO from the disk.
-    `environ` is this process's; the daemon gets the part that engines may see.
+    `environ` is this process's; the daemon gets the part that engines may see, and the `named` variables, which the
+    launcher passes on to the program that asks for them.
     """
     prepare_socket(folder)
     lock = folder / "supervisord.lock"
@@ -137,7 +138,7 @@ def start(folder: Path, environ: Mapping[str, str]) -> None:
             )
         remove_socket(folder)
         _raise_limit()
-        _spawn(folder, environ, descriptor)
+        _spawn(folder, launch.inherited(environ, named), descriptor)
     finally:
         os.close(descriptor)  # the daemon has its own copy, and the lock lasts as long as that
 
@@ -157,7 +158,7 @@ def _spawn(folder: Path, environ: Mapping[str, str], descriptor: int) -> None:
         done = subprocess.run(
             [sys.executable, *ARGUMENTS],
             cwd=folder,
-            env={**launch.inherited(environ), FOLDER: os.path.realpath(folder)},
+            env={**environ, FOLDER: os.path.realpath(folder)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             pass_fds=(descriptor,),

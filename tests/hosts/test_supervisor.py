@@ -57,6 +57,20 @@ def test_what_is_written_is_read_back(stack: Supervised) -> None:
     assert all(mode == 0o700 for name, mode in modes.items() if (stack.folder / name).is_dir())
 
 
+def test_a_variable_reaches_the_program_that_names_it_alone_and_no_file(
+    stack: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUD_KEY", "a-key-for-one")
+    monkeypatch.setenv("OTHER_KEY", "a-key-for-nobody")
+    stack.up(replace(stack.spec("front"), inherit=("CLOUD_KEY", "ABSENT_KEY")), stack.spec("code"))
+    front, code = stack.pid("front"), stack.pid("code")
+    assert pids.variable(front, "CLOUD_KEY") == "a-key-for-one"
+    assert (pids.variable(code, "CLOUD_KEY"), pids.variable(front, "OTHER_KEY")) == (None, None)
+    assert pids.variable(stack.supervisor.observe().pid or 0, "OTHER_KEY") is None
+    written = [path.read_bytes() for path in stack.folder.rglob("*") if path.is_file()]
+    assert written and not any(b"a-key-for" in content for content in written)
+
+
 def test_a_changed_program_is_replaced_and_no_other_is_touched(stack: Supervised) -> None:
     programs = [stack.spec("code"), stack.spec("chat"), stack.spec("raw")]
     stack.up(*programs)

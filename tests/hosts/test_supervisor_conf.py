@@ -28,6 +28,7 @@ SPECS = st.builds(
     hash=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
     listen=ANY,
     key_file=st.none() | ANY,
+    inherit=st.lists(ANY, max_size=2).map(tuple),
     autostart=st.booleans(),
     stop_timeout=st.floats(0.001, 86400),
 )
@@ -42,7 +43,8 @@ def test_F72_no_text_of_a_program_reaches_the_configuration(tmp_path: Path, spec
     parser.read_string(text)
     fixed = {"supervisord", "unix_http_server", "rpcinterface:supervisor"}
     assert set(parser.sections()) == fixed | {f"program:{spec.id}" for spec in specs}
-    plain = [replace(spec, profile="", argv=("",), env={}, cwd="", listen="", key_file=None) for spec in specs]
+    bare = {"profile": "", "argv": ("",), "env": {}, "cwd": "", "listen": "", "key_file": None, "inherit": ()}
+    plain = [replace(spec, **bare) for spec in specs]
     assert text == supervisor_conf.join(supervisor_conf.sections(plain, "s.sock", 20 << 20))
     assert supervisor_conf.split(text) == (blocks, ())
     supervisor_conf.check(text, specs)
