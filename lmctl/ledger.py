@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lmctl.database import failure, full, newer, open_writable
 from lmctl.errors import LmctlError, Problem, escape
-from lmctl.ledger_file import failure, full, newer, open_writable
+from lmctl.ledger_file import LAYOUT
 from lmctl.ledger_reading import reading
 from lmctl.record import NOTHING, record, replace
 from lmctl.spec import Json, Signature
@@ -84,7 +85,7 @@ class Ledger:
 
         def ask(db: sqlite3.Connection) -> Memory:
             nonlocal problem
-            problem = newer(db, self.path)
+            problem = newer(db, self.path, LAYOUT)
             return _memory(db)
 
         try:
@@ -108,7 +109,7 @@ class Ledger:
         """Raise E-STATE when a newer lmctl wrote it: then nothing may be changed."""
         with suppress(sqlite3.DatabaseError):
             if self._written():
-                problem = reading(self.path, lambda db: newer(db, self.path))
+                problem = reading(self.path, lambda db: newer(db, self.path, LAYOUT))
                 if problem is not None:
                     raise LmctlError.of([problem])
 
@@ -131,7 +132,7 @@ class Ledger:
         if self._made and not self.path.parent.is_dir():
             what = f"{escape(str(self.path.parent))} was removed meanwhile"
             raise LmctlError("E-STATE", what, fix="run it again if that was not meant")
-        db, notice = open_writable(self.path, self.patience, now)
+        db, notice = open_writable(self.path, LAYOUT, self.patience, now)
         self._made = True
         if notice is not None:
             self.notices.append(notice)

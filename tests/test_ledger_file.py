@@ -294,13 +294,13 @@ def test_an_older_ledger_is_upgraded_by_the_next_write_and_kept_beside_it(older)
 
 def test_F1_an_upgrade_that_is_killed_is_made_again(older):
     code = (
-        "import os, sys; from pathlib import Path; from lmctl import ledger_file\n"
+        "import os, sys; from pathlib import Path; from lmctl import database, ledger_file\n"
         "ledger_file._STEPS[1] += f'; SELECT die()'\n"
-        "connect = ledger_file.sqlite3.connect\n"
+        "connect = database.sqlite3.connect\n"
         "def connected(*args, **how):\n"
         "    db = connect(*args, **how); db.create_function('die', 0, lambda: os.kill(os.getpid(), 9)); return db\n"
-        "ledger_file.sqlite3.connect = connected\n"
-        "ledger_file.open_writable(Path(sys.argv[1]), 1.0, 1.0)\n"
+        "database.sqlite3.connect = connected\n"
+        "database.open_writable(Path(sys.argv[1]), ledger_file.LAYOUT, 1.0, 1.0)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(older.path)], check=False)
     assert killed.returncode == -signal.SIGKILL
