@@ -89,6 +89,7 @@ CODES: dict[str, str] = {
     "W-TEMPLATE": "reserved: the weights bring no chat template",
     "W-MEMORY": "the profiles that run together need more memory than there is",
     "W-NOEFFECT": "a key that has no effect yet",
+    "W-TRUST": "a cloud is left out until this machine's user allows it",
     "W-ROOT": "lmctl runs as root: what it starts may do anything (`lmctl doctor`)",
     "W-HELD": "a profile stays stopped because it was stopped by hand, or a rollback holds",
 }

@@ -26,7 +26,7 @@ _CODES = {
     INTERRUPTED: "INTERRUPTED",
 }
 EXIT_CODES: dict[str, int] = {f"E-{name}": exit_code for exit_code, names in _CODES.items() for name in names.split()}
-WARNINGS = frozenset(["W-STALE", "W-SECRET", "W-TEMPLATE", "W-MEMORY", "W-NOEFFECT", "W-ROOT", "W-HELD"])
+WARNINGS = frozenset(["W-STALE", "W-SECRET", "W-TEMPLATE", "W-MEMORY", "W-NOEFFECT", "W-ROOT", "W-HELD", "W-TRUST"])
 
 
 def escape(text: str, limit: int = 200) -> str:

@@ -10,6 +10,9 @@ from lmctl.record import NOTHING, record
 
 Side = Literal["local", "cloud"]
 
+AUTO = "auto"  # the model that the router decides
+CLOUD = "cloud:"  # before the name of a cloud where the name of a model stands
+
 
 @record
 class Front:

@@ -119,8 +119,8 @@ def _machine(machine: Node) -> Iterator[str]:
         rows |= {inner: node} if name is None else _under(inner, node, machine["$defs"][name]["properties"])
     yield _table(rows)
     yield "`allow` names what a declaration may do on this machine, by the declaration's name:"
-    yield '`allow = { team = ["command", "env", "flags", "remote_code"] }`. It allows all of that kind, now and later;'
-    yield "`lmctl trust` allows the fields as they are now.\n"
+    yield '`allow = { team = ["command", "env", "flags", "remote_code", "cloud"] }`. It allows all of that kind,'
+    yield "now and later; `lmctl trust` allows the fields as they are now.\n"
 
 
 def _under(key: str, table: Node, properties: Node) -> Node:

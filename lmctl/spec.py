@@ -10,6 +10,8 @@ from typing import Literal
 
 from lmctl.errors import Problem
 from lmctl.front import Accounts, Cloud, Front, Router
+from lmctl.owner import Hardware as Hardware  # a part of the vocabulary that everybody finds here
+from lmctl.owner import Machine as Machine
 from lmctl.record import NOTHING, record
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
@@ -166,26 +168,6 @@ class Group:
 
 
 @record
-class Machine:
-    """machine.toml: what a committed file must never decide."""
-
-    endpoint: str | None = None
-    token_file: Path | None = None
-    hub_cache: Path | None = None
-    binaries: Mapping[str, str] = NOTHING  # by backend
-    bind: str = "127.0.0.1"
-    allow: Mapping[str, tuple[str, ...]] = NOTHING  # by declaration
-    weight_roots: tuple[Path, ...] = ()
-    memory_reserve: int = 4 << 30
-    memory_gpu: int | None = None
-    prune_max_bytes: int = 200 << 30
-    connections: int = 4
-    files: int = 3
-    rate: int | None = None  # bytes per second
-    log_max_bytes: int | None = 20 << 20  # None: not known, and what was written stays
-
-
-@record
 class Declaration:
     """A whole configuration, resolved for this machine. `variants` is what any machine could ask for."""
 
@@ -200,7 +182,8 @@ class Declaration:
     engine_ports: tuple[int, int] = (28000, 28999)  # first and last, for profiles that declare no port
     front: Front = Front()
     watched: bool = False  # whether the watcher runs under supervision
-    clouds: tuple[Cloud, ...] = ()
+    clouds: tuple[Cloud, ...] = ()  # those that this machine's owner allows
+    untrusted: tuple[str, ...] = ()  # the names of the others: they are asked nothing
     router: Router | None = None
     accounts: Accounts = Accounts()
     prune_auto: bool = True
@@ -221,19 +204,6 @@ class Lock:
     """The lock file's artifacts by id."""
 
     artifacts: Mapping[str, Artifact] = NOTHING
-
-
-@record
-class Hardware:
-    """This machine, as overlays and the memory verdict see it; None where it is not known."""
-
-    os: str  # linux | darwin
-    arch: str  # x86_64 | arm64
-    host: str
-    ram: int  # bytes that may be used: the smaller of physical memory and the cgroup's limit
-    accelerator: str = "none"  # none | metal | cuda | rocm | vulkan
-    gpus: tuple[int, ...] = ()  # bytes of memory per device
-    cores: int = 1  # performance cores within the cgroup quota
 
 
 @record

@@ -21,7 +21,7 @@ class Field:
     """A field that this machine's owner alone may allow, as it stands here after every layer and overlay."""
 
     address: str  # profiles.own.command
-    profile: str
+    profile: str  # whose it is: also `cloud:NAME`, which no profile is called
     backend: str  # what the value means depends on who reads it
     permissions: frozenset[str]  # what machine.toml would have to allow instead
     value: str | tuple[str, ...]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "lmctl"
 # `config` for a package with all that is in it; the longest name counts.
 LAYERS = (
     ("record", "text", "secret", "classes"),
-    ("errors", "code_docs", "front"),
+    ("errors", "code_docs", "front", "owner"),
     ("paths", "spec"),
     ("launch", "embedded", "redact"),
     (

@@ -31,6 +31,7 @@ _MEANS = {
     "flags": "flags outside the engine's list",
     "remote_code": "runs code that comes with the weights",
     "env": "a variable outside the engine's list",
+    "cloud": "decides where prompts are sent, and with which key",
 }
 _MARKS = {"trusted": "✓", "new": "+", "changed": "~", "gone": "-"}
 

@@ -147,6 +147,10 @@ class Merged:
         for part in self.parts:
             self.keys.update(part.keys)
 
+    def parts_of(self, key: str) -> list[Part]:
+        """Return the parts that declare `key`, weakest first."""
+        return [part for part in self.parts if key in part.keys]
+
     def place(self, *path: str | int) -> Place:
         """Return where the strongest layer declares `path` of this table."""
         for part in reversed(self.parts):

@@ -55,7 +55,7 @@ def declaration(tree: Tree) -> Declaration:
         tree["warnings"] = tuple(Problem(**_record(problem, place=Place)) for problem in tree["warnings"])
     if "asked_by" in tree:
         tree["asked_by"] = {name: tuple(profiles) for name, profiles in tree["asked_by"].items()}
-    return Declaration(**_tuples(tree, "inert", "engine_ports"))
+    return Declaration(**_tuples(tree, "inert", "engine_ports", "untrusted"))
 
 
 def _tuples(tree: Tree, *keys: str) -> Tree:

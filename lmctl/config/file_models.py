@@ -54,12 +54,12 @@ class GroupTable(Table):
 
 
 class Cloud(Table):
-    """A model elsewhere."""
+    """A model elsewhere: `cloud:NAME` for clients, asked only where this machine's owner trusts it."""
 
-    base_url: k.Url = Field(description="https address of an OpenAI-compatible server")
-    model: k.Word = Field(description="its name there")
-    key_env: k.EnvName = key("variable that holds the key")
-    key_file: k.LocalPath = key("file that holds the key")
+    base_url: k.Url = key("https address of an OpenAI-compatible server, up to and with /v1; required, needs trust")
+    model: k.Word = key("its name there; required, needs trust")
+    key_env: k.EnvName = key("variable that holds the key; needs trust")
+    key_file: k.LocalPath = key("file of mode 0600 that holds the key on one line; needs trust")
     price_in: k.Price = key("USD per million tokens read")
     price_out: k.Price = key("USD per million tokens written")
 

@@ -1,4 +1,4 @@
-"""The fields of a profile that execute something or open the machine: what this machine's owner alone may allow."""
+"""The fields of a profile that execute something or open the machine, and whether this machine's owner allows them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from lmctl.trust import Field, Trusted, grants, whole
 
 EVERYTHING = frozenset(PERMISSIONS)
 _ALLOWS = frozenset(map(allow, PERMISSIONS))
-_OVERRIDES = frozenset(["environment", "set"])  # layers that no file holds
 _OF_KEY = {"command": {"command"}, "extra_args": {"flags", "remote_code"}, "env": {"env"}}
 
 
@@ -42,10 +41,15 @@ class Consent:
         if problem.fix not in _ALLOWS:
             return problem
         part = composed.origin.get(key_of(problem))
-        overrides = part is not None and part.layer.kind in _OVERRIDES
+        return replace(problem, fix=self._way(problem.fix, part is not None and part.layer.overrides))
+
+    def way(self, permission: str, overrides: bool) -> str:
+        """Return how consent is given; `overrides`: a layer that no file holds says what it would be for."""
+        return self._way(allow(permission), overrides)
+
+    def _way(self, other: str, overrides: bool) -> str:
         first = "write it into a file of the declaration" if overrides else "read it"
-        fix = f"{first}, then run `lmctl trust {shlex.quote(str(self.file))}`, or {problem.fix}"
-        return replace(problem, fix=fix)
+        return f"{first}, then run `lmctl trust {shlex.quote(str(self.file))}`, or {other}"
 
 
 def key_of(problem: Problem) -> str:
@@ -108,11 +112,12 @@ def _field(
     address = ".".join(("profiles", quoted, *key))
     # what brings the code is as much of what is trusted as the flag that lets it run
     code_of = tuple(one.id for one in profile.artifacts) if "remote_code" in permissions else ()
-    shown = _shown(key[-1], value, code_of)
-    return Field(address, profile.name, profile.backend, permissions, value, shown, place, code_of)
+    text = shown(key[-1], value, code_of)
+    return Field(address, profile.name, profile.backend, permissions, value, text, place, code_of)
 
 
-def _shown(name: str, value: str | tuple[str, ...], code_of: tuple[str, ...]) -> str:
+def shown(name: str, value: str | tuple[str, ...], code_of: tuple[str, ...]) -> str:
+    """Return a value on one line, to its last character and without secrets."""
     if isinstance(value, str):
         text = "(hidden)" if NAMES_SECRET.search(name) else f"{name}={shlex.quote(value)}"
     else:

@@ -10,10 +10,10 @@ from lmctl.all_backends import BACKENDS
 from lmctl.config.compose import Composed, table
 from lmctl.config.layers import Layer
 
-TABLES = ("usage", "router")
-NAMED = ("cloud", "engines")
+TABLES = ("usage",)
+NAMED = ("engines",)
 SINGLE = ("gateway.load_timeout", "watch.enabled")  # the others of these tables have an effect
-KEYS = ("ttl", "max_concurrency", "max_queue", "fallback", "source", "convert")
+KEYS = ("ttl", "max_concurrency", "max_queue", "source", "convert")
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -59,7 +59,7 @@ _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "i
 _CPU_OS, _CPU_ARCH = ("linux", "darwin"), ("x86_64", "arm64")
 ACCELERATORS = ("none", "metal", "cuda", "rocm", "vulkan")
 BACKEND_NAMES = ("llama.cpp", "mlx", "command", "vllm", "ollama", "llama-cpp-python", "lmstudio")
-PERMISSIONS = ("command", "env", "flags", "remote_code")
+PERMISSIONS = ("command", "env", "flags", "remote_code", "cloud")
 
 Flag = Annotated[bool, Checked(values.boolean, {"type": "boolean"})]
 FlagOrAuto = Annotated[Any, Checked(values.either("auto", other=values.boolean), {"enum": [True, False, "auto"]})]

@@ -50,9 +50,14 @@ class Layer:
     def committed(self) -> bool:
         return self.kind in {"main", "profile"}
 
+    @property
+    def overrides(self) -> bool:
+        """Whether no file holds it."""
+        return self.kind in {"environment", "set"}
+
     def place(self, path: KeyPath) -> Place:
         """Return where `path` (from the declaration's root) stands, or the file when nothing of it is written there."""
-        if self.kind in {"environment", "set"}:
+        if self.overrides:
             return Place(self.file)
         found = self._positions.find(path[len(self.prefix) :]) if path[: len(self.prefix)] == self.prefix else None
         return Place(self.file, *found) if found else Place(self.file)
@@ -206,10 +211,11 @@ def relevant(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _environment(environ: Mapping[str, str], inputs: Inputs) -> Iterator[Layer]:
-    known = [name for layer in inputs.layers for name in _tables(layer.tree, "profiles")]
+    read = tuple(inputs.layers)
     for variable, text in relevant(environ):
         path = variable.removeprefix("LMCTL_").lower().split("__")
         if path[0] in {"profiles", "groups", "cloud"} and len(path) > 1:
+            known = (name for layer in read for name in _tables(layer.tree, path[0]))
             path[1] = next((name for name in known if _shell_name(name) == path[1]), path[1])
         try:
             yield _assigned(variable, "environment", tuple(path), text, inputs.folder)

@@ -159,7 +159,7 @@ def env_name(value: object) -> object:
 
 
 def url(value: object) -> object:
-    """Check an https address, or http to this machine."""
+    """Check an https address, or http to this machine, that nobody can read in two ways."""
     if not isinstance(value, str):
         raise wrong_type("text", value)
     try:
@@ -168,11 +168,11 @@ def url(value: object) -> object:
     except ValueError:
         parts, host = urlsplit(""), ""
     secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
-    if not host or not secure or parts.username or parts.password or invisible(value) or " " in value:
-        shown = "an address with a password" if "@" in value else f"'{escape(value, 80)}'"
-        raise LmctlError(
-            "E-RANGE", f"{shown} is refused", fix="write an https address without password, or http to 127.0.0.1"
-        )
+    odd = "@" in parts.netloc or not value.isascii() or invisible(value) or any(c in value for c in ' ?#\\"')
+    if not host or not secure or odd:
+        shown = "an address with a password" if "@" in value else f"'{escape(value.partition('?')[0], 80)}'"
+        fix = "write an https address without password, query and spaces, or http to 127.0.0.1"
+        raise LmctlError("E-RANGE", f"{shown} is refused", fix=fix)
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from lmctl import trust
 from lmctl.config import check, inert, variants
+from lmctl.config import clouds as elsewhere
 from lmctl.config.compose import Composed, Sources, gather
 from lmctl.config.find import own_files
 from lmctl.config.gated import Consent
@@ -20,7 +20,7 @@ from lmctl.config.sound import Sound, leave_out
 from lmctl.config.values import byte_count, duration, port_range
 from lmctl.config.variants import Forms
 from lmctl.errors import LmctlError, Place, Problem
-from lmctl.front import Accounts, Cloud, Front, Router
+from lmctl.front import Accounts, Front, Router
 from lmctl.paths import Folders
 from lmctl.record import record, replace
 from lmctl.spec import Declaration, Group, Hardware, Machine, Profile
@@ -70,6 +70,7 @@ def resolve(
     variants.elsewhere(maker, known)
     asked = variants.asked(maker, sound, sources, known)
     _refuse([*problems, *maker.problems])
+    clouds = elsewhere.clouds(inputs.layers, folders.home, consent)
     gateway, prune = (check.Merged(inputs.layers, key).keys for key in ("gateway", "prune"))
     declaration = Declaration(
         name=name,
@@ -83,18 +84,19 @@ def resolve(
         engine_ports=port_range(gateway.get("engine_ports", "28000-28999")),
         front=_front(gateway, sound.machine, folders),
         watched=check.Merged(inputs.layers, "watch").keys.get("enabled", False),
-        clouds=_clouds(inputs.layers, folders.home),
+        clouds=clouds.allowed,
+        untrusted=clouds.untrusted,
         router=_router(check.Merged(inputs.layers, "router").keys),
         accounts=_accounts(check.Merged(inputs.layers, "usage").keys),
         prune_auto=prune.get("auto", True),
         prune_after=duration(prune.get("after", "7d")),
         machine=machine,
         inert=inert.keys(inputs.layers, inputs.machine, composed),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *clouds.warnings),
         hash=_hash(inputs, hardware),
         sources=own_files(inputs.file, inputs.listing, inputs.contents),
     )
-    return Resolved(declaration, inputs, sources, composed, consent, gated)
+    return Resolved(declaration, inputs, sources, composed, consent, (*gated, *clouds.gated))
 
 
 def _consent(inputs: Inputs, folders: Folders, allowed: Sequence[str], name: str | None) -> Consent:
@@ -135,6 +137,8 @@ def _together(inputs: Inputs, sound: Sound, composed: Mapping[str, Composed]) ->
     yield from check.aliases(composed)
     clouds = check.table_names(inputs.layers, "cloud")
     yield from check.references(sound.layers, composed, sound.names, clouds)
+    yield from elsewhere.problems(sound.layers, inputs.layers)
+    yield from elsewhere.aliases(composed, clouds, bool(check.Merged(sound.layers, "router").keys))
     whole = {name: one for name, one in composed.items() if name not in sound.partly}
     yield from check.groups(sound.layers, whole, sound.names)
     gateway = check.Merged(sound.layers, "gateway")
@@ -177,25 +181,6 @@ def _front(gateway: Mapping[str, Any], machine: Layer | None, folders: Folders) 
         drain_timeout=duration(gateway.get("drain_timeout", "30s")),
         keys_file=_path(own.get("api_keys_file"), folders),
     )
-
-
-def _clouds(layers: Sequence[Layer], home: Path) -> tuple[Cloud, ...]:
-    found = []
-    for name in check.table_names(layers, "cloud"):
-        merged = check.Merged(layers, "cloud", name)
-        keys = merged.keys
-        if "key_file" in keys:
-            keys["key_file"] = _key_file(merged, home)
-        found.append(Cloud(name, **keys))
-    return tuple(found)
-
-
-def _key_file(cloud: check.Merged, home: Path) -> Path:
-    """Return the path that the strongest layer names, relative to the folder of its file."""
-    part = next(part for part in reversed(cloud.parts) if "key_file" in part.keys)
-    text = str(part.keys["key_file"])
-    text = str(home) + text[1:] if text == "~" or text.startswith("~/") else text
-    return Path(os.path.normpath(part.layer.folder / text))
 
 
 def _router(keys: Mapping[str, Any]) -> Router | None:

@@ -67,7 +67,7 @@ def full(place):
     place.write("p/z.toml", 'path = "../z.gguf"\nmmproj = "mm.gguf"\n')
     place.write("localmodels.local.toml", '[profiles.l]\npath = "/l.gguf"\n')
     place.machine(
-        '[allow]\nteam = ["flags", "env"]\n[weights]\nroots = ["/m"]\n[hub]\ntoken_file = "/t"\ncache = "/c"\n'
+        '[allow]\nteam = ["flags", "env", "cloud"]\n[weights]\nroots = ["/m"]\n[hub]\ntoken_file = "/t"\ncache = "/c"\n'
     )
     return place
 

@@ -21,16 +21,12 @@ enabled = true
 apply = "never"
 debounce = "1s"
 interval = "5m"
-[cloud.big]
-base_url = "https://api.example/v1"
-model = "big"
 [engines."llama.cpp"]
 version = "b6000"
 [profiles.x]
 model = "o/m"
 start = "on-demand"
 ttl = "5m"
-fallback = ["big"]
 [profiles.v]
 model = "o/v"
 backend = "vllm"
@@ -43,11 +39,9 @@ convert = { to = "gguf", quant = "Q4_K_M" }
     assert declaration.inert == (
         "gateway.load_timeout",
         "watch.enabled",
-        "cloud.big",
         'engines."llama.cpp"',
         "defaults.max_queue",
         "profiles.x.ttl",
-        "profiles.x.fallback",
         'profiles.x.start = "on-demand"',
         'profiles.v.backend = "vllm"',
         "profiles.s.source",
