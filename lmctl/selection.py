@@ -200,14 +200,15 @@ def _one(found: Sequence[_Model], asked: str, repo: str, models: Sequence[_Model
     if found:
         what = f"{escape(asked)!r} fits {len(found)} models of {escape(repo)}: {_listed(m.name for m in found)}"
         raise LmctlError("E-MATCH", what, fix='name one of them with file = "…"')
-    tags = sorted({tag for model in models if (tag := _tag_of(model.name))})
+    tags = sorted({tag for model in models if (tag := quant_of(model.name))})
     near = difflib.get_close_matches(asked.upper(), tags, n=1, cutoff=0.5)
     hint = f"did you mean {escape(near[0])}? " if near else ""
     known = _listed(tags, 20) if tags else _listed(model.name for model in models)
     raise LmctlError("E-MATCH", f"{escape(repo)} has no quant {escape(asked)!r}", fix=f"{hint}available: {known}")
 
 
-def _tag_of(path: str) -> str | None:
+def quant_of(path: str) -> str | None:
+    """Return the quant that a file's name, else its folder's, tells."""
     found = _TAG.findall(path.rpartition("/")[2]) or _TAG.findall(path)
     return found[-1].upper() if found else None
 

@@ -16,6 +16,7 @@ from lmctl.gateway.rules import (
     anything,
     biases,
     either,
+    empty,
     flag,
     images,
     messages,
@@ -42,6 +43,7 @@ _SCHEMA = sized(MAX_SCHEMA)
 _STOP = either(text(_MANY), texts(MAX_STOPS, _MANY))
 
 _WEIGHTS = "the declaration says which weights serve a model"
+_TEMPLATE = "the chat template comes with the model"
 _ELSEWHERE = "requests are answered by the engines of this machine, and nothing is fetched"
 _SLOTS = "the engine shares its slots and caches by itself"
 _INSIDE = "it is the engine's own and not for clients"
@@ -52,7 +54,7 @@ _REFUSED: dict[str, Rule] = {
     **dict.fromkeys(["adapters", "adapter", "adapter_path", "draft_model", "lora", "lora_path"], never(_WEIGHTS)),
     **dict.fromkeys(["lora_request", "speculative", "num_draft_tokens", "mmproj", "model_path"], never(_WEIGHTS)),
     # Jinja or Go templates: programs that the engine runs.
-    **dict.fromkeys(["chat_template", "template", "role_mapping"], never("the chat template comes with the model")),
+    **dict.fromkeys(["chat_template", "template", "role_mapping"], never(_TEMPLATE)),
     # Where a proxy sends a request, and with which key.
     **dict.fromkeys(["api_base", "base_url", "api_key", "api_version", "extra_headers"], never(_ELSEWHERE)),
     **dict.fromkeys(["mcp_servers", "kv_transfer_params", "fallbacks", "custom_llm_provider"], never(_ELSEWHERE)),
@@ -87,7 +89,7 @@ _SAMPLING: dict[str, Rule] = {
     "min_keep": _TOKENS,
     "logit_bias": biases,
     "stop": _STOP,
-    # Every token counts against the context; -1, which llama-server and Ollama read as no end, is refused.
+    # Every token counts against the context; -1, which llama-server reads as no end, is refused.
     **dict.fromkeys(["max_tokens", "max_completion_tokens", "n_predict", "min_tokens"], _TOKENS),
     "n_keep": whole(-1, INT32),
     "n_discard": _TOKENS,
@@ -252,11 +254,13 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "ollama_generate": {
         **_OLLAMA_GENERATED,
         **dict.fromkeys(["prompt", "suffix", "system"], text(INT32)),
+        "template": empty(never(_TEMPLATE)),  # Go's clients send it, and `system`, with nothing in it
         "context": prompts,
         "images": images,
         "raw": flag,
     },
     "ollama_embed": {**_OLLAMA, "input": prompts, "truncate": flag, "dimensions": whole(1, 2**20)},
+    "ollama_embeddings": {**_OLLAMA, "prompt": text(INT32)},
 }
 
 # Ollama's `options`. Its clients send `num_ctx` by themselves: it is dropped like an unknown one, since the declared
@@ -264,7 +268,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
 OPTIONS: dict[str, Rule] = {
     **_REFUSED,
     **_SAMPLING,
-    "num_predict": _TOKENS,
+    "num_predict": whole(-2, INT32),  # -1 and -2 set no limit: what the profile and the context allow
     "num_keep": whole(-1, INT32),
     "tfs_z": _PENALTY,
     "penalize_newline": flag,
@@ -282,4 +286,5 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
     "count_tokens": ("messages",),
     "ollama_embed": ("input",),
+    "ollama_embeddings": ("prompt",),
 }

@@ -49,6 +49,7 @@ ENDPOINTS = (
     Endpoint("ollama_chat", "ollama", "POST", "/api/chat", body=True, stream=True),
     Endpoint("ollama_generate", "ollama", "POST", "/api/generate", body=True, stream=True),
     Endpoint("ollama_embed", "ollama", "POST", "/api/embed", body=True),
+    Endpoint("ollama_embeddings", "ollama", "POST", "/api/embeddings", body=True),  # as it was before /api/embed
 )
 MODEL = Endpoint("model", "openai", "GET", "/v1/models/{name}")
 

@@ -84,6 +84,16 @@ def either(*rules: Rule) -> Rule:
     return rule
 
 
+def empty(otherwise: Rule) -> Rule:
+    """Take text without a character, which some clients send for a field that they do not use."""
+
+    def rule(name: str, value: Json) -> None:
+        if value != "":
+            otherwise(name, value)
+
+    return rule
+
+
 def table(most: int) -> Rule:
     """Take an object of at most `most` characters as JSON."""
 

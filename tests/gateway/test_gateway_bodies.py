@@ -25,6 +25,7 @@ USUAL = {
     "ollama_chat": {"model": "code", "messages": [{"role": "user", "content": "hello"}]},
     "ollama_generate": {"model": "code", "prompt": "hello"},
     "ollama_embed": {"model": "embed", "input": "hello"},
+    "ollama_embeddings": {"model": "embed", "prompt": "hello"},
 }
 DATA = "data:image/png;base64,AAAA"
 
@@ -221,6 +222,15 @@ def test_unknown_and_empty_fields_go_no_further(name):
     assert check(name, not_yet_invented={"a": 1}, MODEL="x", keep=None, adapters=None, seed=None) == USUAL[name]
 
 
+@pytest.mark.parametrize("value", [-2, -1, 0])
+def test_ollama_clients_may_ask_for_no_end(value):
+    assert check("ollama_chat", options={"num_predict": value})["options"] == {"num_predict": value}
+
+
+def test_a_template_with_nothing_in_it_is_none():
+    assert check("ollama_generate", template="")["template"] == ""
+
+
 def test_the_context_that_ollama_clients_ask_for_goes_no_further():
     assert check("ollama_chat", options={"num_ctx": 4096, "seed": 1})["options"] == {"seed": 1}
 
@@ -287,7 +297,7 @@ def test_a_value_out_of_range_is_refused(name, field, value):
     assert refused.param.startswith(field)
 
 
-@pytest.mark.parametrize("value", [-1, -2, BIG, 1.5, "10"], ids=lambda value: f"I121-{value}")
+@pytest.mark.parametrize("value", [-3, -(2**31), BIG, 1.5, "10"], ids=lambda value: f"I121-{value}")
 def test_options_of_ollama_are_held_to_the_same(value):
     refused = refusal("ollama_chat", options={"num_predict": value})
     assert (refused.code, refused.param) == ("out_of_range", "options.num_predict")

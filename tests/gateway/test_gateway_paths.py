@@ -37,7 +37,7 @@ NOT_SERVED = [
     # what llama-server, vLLM, mlx and Ollama serve besides, some of which loads weights or stops the engine
     *("/", "/pause", "/resume", "/update_weights", "/invocations", "/props", "/slots", "/slots/0", "/models/load"),
     *("/completion", "/infill", "/tokenize", "/lora-adapters", "/apply-template", "/load_lora_adapter", "/v1/tokenize"),
-    *("/api/pull", "/api/push", "/api/create", "/api/delete", "/api/copy", "/api/blobs/sha256:0", "/api/embeddings"),
+    *("/api/pull", "/api/push", "/api/create", "/api/delete", "/api/copy", "/api/blobs/sha256:0"),
     *(
         "/chat/completions",
         "/completions",
