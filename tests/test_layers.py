@@ -170,6 +170,7 @@ PURE += [module for module in MODULES if module.startswith(("backends.", "drift.
 PURE += [f"gateway.{name}" for name in ("bodies", "fields", "gatekeeper", "paths", "refused", "rules")]
 PURE += [f"gateway.{name}" for name in ("ollama", "ollama_answers", "ollama_lines", "ollama_models")]
 PURE += [f"gateway.{name}" for name in ("features", "router")]
+PURE += [f"gateway.{name}" for name in ("demand", "eviction", "scheduler", "served", "turned_away")]
 LOOKS = {"exists", "is_dir", "is_file", "is_symlink", "iterdir", "glob", "open", "read_bytes", "read_text", "readlink"}
 LOOKS |= {"realpath", "resolve", "samefile", "stat", "lstat"}
 
