@@ -55,3 +55,12 @@ def _words(words: Iterable[Any]) -> Iterator[Any]:
 
 def _digest(found: re.Match[str]) -> str:
     return f"(hidden {hashlib.sha256(found[0].encode()).hexdigest()[:8]})"
+
+
+class Secret(bytes):
+    """Bytes that nothing shows: neither a traceback nor a record that is printed."""
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    __str__ = __repr__
