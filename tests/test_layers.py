@@ -167,7 +167,7 @@ def test_what_supervisord_starts_brings_only_leaves(module):
 
 PURE = ["backend", "plan", "safety", "memory", "desired", "fit.needs", "fit.llama", "fit.together"]
 PURE += [module for module in MODULES if module.startswith(("backends.", "drift."))]
-PURE += [f"gateway.{name}" for name in ("bodies", "fields", "gatekeeper", "paths", "refused", "rules")]
+PURE += [f"gateway.{name}" for name in ("bodies", "contents", "fields", "gatekeeper", "paths", "refused", "rules")]
 PURE += [f"gateway.{name}" for name in ("ollama", "ollama_answers", "ollama_lines", "ollama_models")]
 PURE += [f"gateway.{name}" for name in ("cloud_fields", "features", "router")]
 PURE += [f"gateway.{name}" for name in ("demand", "eviction", "scheduler", "served", "turned_away")]

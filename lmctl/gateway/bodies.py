@@ -87,7 +87,7 @@ def _fields(body: dict[str, Json], table: dict[str, Rule], prefix: str) -> None:
         if rule is None or value is None:
             dropped.append(name)
         else:
-            rule(prefix + name, value)
+            rule.check(prefix + name, value)
     for name in dropped:
         del body[name]
 

@@ -6,6 +6,7 @@ and of vLLM's extra parameters. A field in none of these tables never reaches an
 
 from __future__ import annotations
 
+from lmctl.gateway.contents import images, messages, messages_or_text, template_variables, tools
 from lmctl.gateway.rules import (
     INT32,
     INT64,
@@ -18,18 +19,13 @@ from lmctl.gateway.rules import (
     either,
     empty,
     flag,
-    images,
-    messages,
-    messages_or_text,
     never,
     number,
     prompts,
     sized,
     table,
-    template_variables,
     text,
     texts,
-    tools,
     whole,
 )
 
