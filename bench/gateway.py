@@ -119,7 +119,7 @@ def gateway(folder: Path, engine: int, port: int) -> Iterator[None]:
     """Run `lmctl gateway` before the engine, in a home of its own."""
     command = '["true"]'
     text = (
-        f'version = 1\nname = "bench"\n[gateway]\nport = {port}\n[profiles.m]\nbackend = "command"\nstart = "manual"\n'
+        f'version = 1\nname = "bench"\n[gateway]\nport = {port}\n[profiles.m]\nbackend = "command"\nstart = "manual"\nmax_concurrency = 64\n'
     )
     (folder / "localmodels.toml").write_text(f"{text}port = {engine}\ncommand = {command}\n")
     environ = {"HOME": str(folder), "PATH": os.environ["PATH"]}

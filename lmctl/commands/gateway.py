@@ -32,6 +32,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
 
     from lmctl.gateway.app import Gateway, Rules
     from lmctl.gateway.server import serve
+    from lmctl.gateway.slots import Unbounded
 
     current = session(context)
     current.refuse_foreign_name()
@@ -44,7 +45,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     rules = Rules(front.max_body, front.request_timeout, frozenset(front.origins), _hosts(machine.bind), keys)
     follower = _Follower(context, current)
     with _listener(machine.bind, front.port) as listener:
-        gateway = Gateway(rules, follower.routes)
+        gateway = Gateway(rules, follower.routes, Unbounded(), lambda row: None)
         if not context.options.quiet:
             names = ", ".join(follower.routes.targets) or "nothing yet"
             context.err.write(f"http://{machine.bind}:{front.port}/v1 answers for {names}\n")

@@ -3,190 +3,204 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from lmctl.gateway import bodies, forward, gatekeeper, paths
-from lmctl.gateway.paths import Endpoint
-from lmctl.gateway.refused import Dialect, Refused, answer
-from lmctl.gateway.routing import Routes, Target
-from lmctl.gateway.upstream import Pool
-from lmctl.record import record
-from lmctl.spec import Json
+import orjson
 
-_BODY_TIME = 30.0  # seconds without one byte of a body
+from lmctl.gateway import bodies, gatekeeper, metrics, paths
+from lmctl.gateway.forward import Engines
+from lmctl.gateway.metrics import Tally
+from lmctl.gateway.paths import Endpoint
+from lmctl.gateway.refused import Refused
+from lmctl.gateway.reply import Reply, Send
+from lmctl.gateway.routing import Routes
+from lmctl.gateway.slots import Slots
+from lmctl.gateway.visit import LEFT, PRESENCE, Presence, Visit
+from lmctl.record import record
+from lmctl.usage.rows import Row
+
+_QUIET = 5.0  # seconds that a stream waits for its engine in silence, so that it can still be refused with a status
+_COMMENT = b": waiting for the model\n\n"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Pairs = tuple[tuple[bytes, bytes], ...]
 
 
 @record
 class Rules:
-    """What the gateway holds every request to. Bytes and seconds; `keys` are sha256 digests, None: none is asked."""
+    """What the gateway holds every request to. Bytes and seconds; `keys` are sha256 digests, None: none is asked.
+
+    Ports of profiles' own ask for no key and let no origin in.
+    """
 
     max_body: int = 32 << 20
     request_timeout: float = 600.0
     origins: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
     keys: frozenset[bytes] | None = None
-
-
-class Gone(Exception):
-    """The client left."""
+    quiet: float = _QUIET
 
 
 class Gateway:
-    """Answers requests by `routes`, which may be replaced at any time: requests under way keep theirs."""
+    """Answers requests by `routes` and `rules`, which may be replaced at any time: requests under way keep theirs."""
 
-    def __init__(self, rules: Rules, routes: Routes) -> None:
+    def __init__(self, rules: Rules, routes: Routes, slots: Slots, note: Callable[[Row], None]) -> None:
         self.rules, self.routes = rules, routes
-        self._pools: dict[tuple[str, int], Pool] = {}
+        self.tallies: dict[str, Tally] = {}
+        self._slots, self._note = slots, note
+        self._engines = Engines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI's entry."""
         if scope["type"] != "http":
             return
-        dialect: Dialect = "openai"
-        cors: Pairs = ()
+        presence: Presence = scope.get(PRESENCE) or scope.setdefault(PRESENCE, Presence())
+        if presence.task is None:
+            presence.task = asyncio.current_task()
+        reply = Reply(send)
         try:
-            method, headers = scope["method"], scope["headers"]
-            rules = self.rules
-            admitted = gatekeeper.admit(
-                headers, method=method, hosts=rules.hosts, origins=rules.origins, keys=rules.keys
-            )
-            cors = admitted.headers
-            if admitted.preflight:
-                await _reply(send, 204, b"", cors)
-                return
-            endpoint = paths.endpoint(method, scope["raw_path"])
-            dialect = endpoint.dialect
-            await self._answer(endpoint, scope, receive, send, cors)
+            await self._admitted(scope, receive, reply)
         except Refused as refused:
-            extra = tuple((name.lower().encode(), value.encode()) for name, value in refused.headers)
-            await _reply(send, refused.status, answer(refused, dialect), cors + extra)
-        except Gone:
-            return
+            await reply.refused(refused)
+        except asyncio.CancelledError:
+            if presence.gone:
+                return
+            # the time that requests have to end is over; a stream tells so itself
+            await reply.refused(_ending())
+        finally:
+            presence.task = None
 
     def close(self) -> None:
         """Close idle connections to engines."""
-        for pool in self._pools.values():
-            pool.close()
+        self._engines.close()
 
-    async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, cors: Pairs) -> None:
-        if endpoint.name == "health":
-            await _reply(send, 200, b'{"status":"ok"}', cors)
-        elif endpoint.name == "models":
-            await _reply(send, 200, _listing(self.routes), cors)
-        elif endpoint.name == "model":
-            await _reply(send, 200, _json(_model(self.routes.find(endpoint.model).profile)), cors)
-        elif not endpoint.upstream:
+    def follow(self, rules: Rules, routes: Routes) -> None:
+        """Judge and route what comes from now on by these."""
+        self.rules, self.routes = rules, routes
+        self._engines.keep(routes)
+
+    async def _admitted(self, scope: Scope, receive: Receive, reply: Reply) -> None:
+        rules, routes = self.rules, self.routes
+        method, headers = scope["method"], scope["headers"]
+        port = scope["server"][1]
+        own = port in routes.ports
+        admitted = gatekeeper.admit(
+            headers,
+            method=method,
+            hosts=rules.hosts,
+            origins=frozenset() if own else rules.origins,
+            keys=None if own else rules.keys,
+        )
+        reply.headers = admitted.headers
+        if admitted.preflight:
+            await reply.whole(204, b"")
+            return
+        endpoint = paths.endpoint(method, scope["raw_path"])
+        reply.dialect = endpoint.dialect
+        if not endpoint.body:
+            await self._told(endpoint, reply)
+            return
+        if not endpoint.upstream:
             raise Refused(404, "not_found", f"{endpoint.path} is not served here; GET /v1/models lists the models")
+        data = await _body(headers, receive, rules.max_body)
+        if data is None:
+            return
+        body = bodies.parsed(data)
+        bodies.checked(body, endpoint)
+        model = bodies.model(body)
+        target = routes.at(port, model, self._running()) if own else routes.find(model)
+        await self._serve(Visit(scope, endpoint, target, body, reply), rules)
+
+    async def _told(self, endpoint: Endpoint, reply: Reply) -> None:
+        """Answer what the gateway knows by itself."""
+        if endpoint.name == "health":
+            await reply.whole(200, b'{"status":"ok"}')
+        elif endpoint.name == "metrics":
+            await reply.whole(200, metrics.render(self.tallies), kind=metrics.KIND)
+        elif endpoint.name == "models":
+            listed = [_model(name) for name in self.routes.targets]
+            await reply.whole(200, orjson.dumps({"object": "list", "data": listed}))
+        elif endpoint.name == "model":
+            await reply.whole(200, orjson.dumps(_model(self.routes.find(endpoint.model).profile)))
         else:
-            body = bodies.parsed(await _body(scope["headers"], receive, self.rules.max_body))
-            bodies.checked(body, endpoint)
-            target = self.routes.find(bodies.model(body))
-            await _while_there(receive, self._forward(endpoint, target, body, send, cors))
+            raise Refused(404, "not_found", f"{endpoint.path} is not served here; GET /v1/models lists the models")
 
-    async def _forward(
-        self, endpoint: Endpoint, target: Target, body: dict[str, Json], send: Send, cors: Pairs
-    ) -> None:
-        if endpoint.dialect == "anthropic" and not target.anthropic:
-            raise Refused(404, "not_supported", f"the engine of {target.profile} does not speak this dialect")
-        pool = self._pool(target)
+    async def _serve(self, visit: Visit, rules: Rules) -> None:
+        target, status = visit.target, LEFT
+        tally = self.tallies.get(target.profile) or self.tallies.setdefault(target.profile, Tally())
+        tally.running += 1
         try:
-            async with asyncio.timeout(self.rules.request_timeout) as limit:
-                exchange = await forward.ask(pool, target, endpoint.upstream, body)
-                async with exchange:
-                    if not forward.streams(exchange, target):
-                        done = await forward.whole(exchange, target)
-                        await _reply(send, done.status, done.body, cors + done.headers)
-                        return
-                    limit.reschedule(None)  # a stream that flows may last as long as it likes
-                    await _begin(send, 200, ((b"content-type", b"text/event-stream"), *_UNSTORED, *cors))
-                    try:
-                        async for data in forward.events(exchange, target, endpoint.dialect):
-                            await send({"type": "http.response.body", "body": data, "more_body": True})
-                    except asyncio.CancelledError:  # the client left and hears nothing, or the time to end is over
-                        await send({"type": "http.response.body", "body": forward.cut(_ending(), endpoint.dialect)})
-                        raise Gone from None
-                    await send({"type": "http.response.body", "body": b""})
-        except TimeoutError:
-            message = f"{target.profile} did not answer within {self.rules.request_timeout:.0f} s"
-            raise Refused(504, "upstream_timeout", message) from None
+            await self._in_turn(visit, rules)
+            status = visit.reply.status or LEFT
+        except Refused as refused:
+            status = refused.status
+            visit.partial = visit.reply.streams
+            raise
+        except asyncio.CancelledError:
+            visit.partial = True
+            if visit.reply.streams:  # the client hears nothing any more, or the time to end is over
+                await visit.reply.refused(_ending())
+                return
+            raise
+        finally:
+            tally.running -= 1
+            visit.ended(status, tally, self._note)
 
-    def _pool(self, target: Target) -> Pool:
-        where = (target.host, target.port)
-        return self._pools.get(where) or self._pools.setdefault(where, Pool(*where))
+    async def _in_turn(self, visit: Visit, rules: Rules) -> None:
+        """Wait for a slot of the profile, have the engine answer, and give the slot back."""
+        name, slots = visit.target.profile, self._slots
+        if visit.endpoint.dialect == "anthropic" and not visit.target.anthropic:
+            raise Refused(404, "not_supported", f"the engine of {name} does not speak this dialect")
+        if not slots.enter(name):
+            await _waited(slots, name, visit.reply if visit.streams else None, rules.quiet)
+        try:
+            await self._engines.answer(visit, rules.request_timeout, slots)
+        finally:
+            slots.leave(name)
+
+    def _running(self) -> frozenset[str]:
+        return frozenset(name for name, tally in self.tallies.items() if tally.running)
 
 
-_UNSTORED = ((b"cache-control", b"no-store"),)
+async def _waited(slots: Slots, name: str, stream: Reply | None, quiet: float) -> None:
+    """Wait for a slot; a stream that waits long is begun, and comments keep its connection alive. Raises Refused."""
+    if stream is None:
+        await slots.wait(name)
+        return
+    waiting = asyncio.ensure_future(slots.wait(name))
+    try:
+        while not (await asyncio.wait((waiting,), timeout=quiet))[0]:
+            await stream.stream()
+            await stream.piece(_COMMENT)
+    except BaseException:
+        waiting.cancel()
+        with suppress(asyncio.CancelledError, Refused):
+            await waiting
+            slots.leave(name)  # it came at the same moment
+        raise
+    waiting.result()
 
 
-async def _body(headers: list[tuple[bytes, bytes]], receive: Receive, limit: int) -> bytes:
-    """Return the whole body. Raises Refused: 413 above `limit` bytes, 408 where it stalls; Gone."""
+async def _body(headers: list[tuple[bytes, bytes]], receive: Receive, limit: int) -> bytes | None:
+    """Return the whole body, None when the client left within it. Raises Refused: 413 above `limit` bytes."""
     told = next((value for name, value in headers if name == b"content-length"), b"0")
     size, parts = int(told) if told.isdigit() else 0, []
     while size <= limit:
-        try:
-            async with asyncio.timeout(_BODY_TIME):
-                message = await receive()
-        except TimeoutError:
-            raise Refused(408, "timeout", "the body stalled", headers=(("Connection", "close"),)) from None
+        message = await receive()
         if message["type"] == "http.disconnect":
-            raise Gone
+            return None
         parts.append(message.get("body", b""))
         size = size + len(parts[-1]) if len(parts) > 1 else len(parts[0])
         if not message.get("more_body") and size <= limit:
-            return b"".join(parts)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
     raise Refused(413, "too_large", f"a request may have {limit} bytes", headers=(("Connection", "close"),))
-
-
-async def _while_there(receive: Receive, work: Awaitable[None]) -> None:
-    """Do `work` until the client leaves: then it is cancelled, and with it what an engine does for nobody."""
-    doing = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(receive())
-    try:
-        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
-            raise Gone
-        doing.result()
-    except asyncio.CancelledError:  # the time that requests have to end is over
-        doing.cancel()
-        with suppress(asyncio.CancelledError):
-            await doing  # Gone, where a stream ended with its event
-        raise _ending() from None
-    finally:
-        leaving.cancel()
-        if not doing.done():
-            doing.cancel()
-            await asyncio.gather(doing, return_exceptions=True)
 
 
 def _ending() -> Refused:
     return Refused(503, "ending", "the gateway ends", headers=(("Retry-After", "5"),))
 
 
-async def _begin(send: Send, status: int, headers: Pairs) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [*headers]})
-
-
-async def _reply(send: Send, status: int, body: bytes, headers: Pairs) -> None:
-    own = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
-    await _begin(send, status, own + headers)
-    await send({"type": "http.response.body", "body": body})
-
-
-def _listing(routes: Routes) -> bytes:
-    return _json({"object": "list", "data": [_model(name) for name in routes.targets]})
-
-
-def _model(name: str) -> dict[str, Json]:
+def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "lmctl"}
-
-
-def _json(value: Mapping[str, Json]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,15 +1,20 @@
-"""One request on its way to an engine and back: the name rewritten, the answer judged, bytes passed on as they come."""
+"""Engines behind the gateway: the name rewritten, the answer judged and counted, bytes passed on as they come."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+
+import orjson
 
 from lmctl.errors import escape
-from lmctl.gateway.refused import Dialect, Refused, answer
-from lmctl.gateway.routing import Target
-from lmctl.gateway.upstream import Broken, Exchange, Pool, Unreachable
-from lmctl.record import record
+from lmctl.gateway.accounting import Sieve, counts
+from lmctl.gateway.refused import Refused
+from lmctl.gateway.routing import Routes, Target
+from lmctl.gateway.slots import Slots
+from lmctl.gateway.upstream import Broken, Exchange, Headers, Pool, Unreachable
+from lmctl.gateway.visit import Visit
 from lmctl.spec import Json
 
 ANSWER = 64 << 20  # bytes of an answer that does not stream
@@ -17,27 +22,85 @@ _ERROR = 64 << 10  # bytes of an engine's own error
 _SENT = ((b"content-type", b"application/json"), (b"accept-encoding", b"identity"))
 _STREAM, _JSON = b"text/event-stream", b"application/json"
 _LOADING = 503
+_LOOK = 1.0  # seconds between two looks at whose time is over
+_SOON = ((b"retry-after", b"1"),)
+# The endpoints whose streams tell their tokens only when they are asked to.
+_ASKED = frozenset(["chat", "completions"])
 
 
-@record
-class Answer:
-    """A whole answer of an engine."""
+class Engines:
+    """The pools of connections to engines, by address."""
 
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    def __init__(self) -> None:
+        self._pools: dict[tuple[str, int], Pool] = {}
+        self._waiting: dict[Visit, float] = {}  # until when each has to be answered, by the monotonic clock
+        self._timer: asyncio.TimerHandle | None = None
 
+    def close(self) -> None:
+        """Close idle connections."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for pool in self._pools.values():
+            pool.close()
 
-async def ask(pool: Pool, target: Target, path: str, body: dict[str, Json]) -> Exchange:
-    """Send `body` to the engine of `target`, `model` being what that engine calls it. Raises Refused: 502, 503."""
-    told = json.dumps({**body, "model": target.model}, ensure_ascii=False, separators=(",", ":")).encode()
-    try:
-        return await pool.ask(b"POST", path.encode(), _SENT, told)
-    except Unreachable:
-        message = f"{target.profile} does not run: start it with `lmctl start {target.profile}`"
-        raise Refused(503, "model_not_running", message, headers=(("Retry-After", "5"),)) from None
-    except Broken as error:
-        raise broken(target, str(error)) from error
+    def keep(self, routes: Routes) -> None:
+        """Let go of the pools of engines that are not where they were."""
+        here = {(target.host, target.port) for target in routes.targets.values()}
+        for where in self._pools.keys() - here:
+            self._pools.pop(where).close()
+
+    async def answer(self, visit: Visit, limit: float, slots: Slots) -> None:
+        """Have the engine of a visit answer it, within `limit` seconds until it is answered or its stream begins.
+
+        Raises Refused: 502, 503, 504.
+        """
+        self._watch(visit, limit)
+        try:
+            exchange = await self._ask(visit, slots)
+            async with exchange:
+                if _streams(exchange, visit.target):
+                    self._waiting.pop(visit, None)  # a stream that flows may last as long as it likes
+                    await _flow(exchange, visit)
+                else:
+                    await _whole(exchange, visit)
+        except asyncio.CancelledError:
+            if not visit.overdue or visit.task is None or visit.task.uncancel():
+                raise
+            message = f"{visit.target.profile} did not answer within {limit:.0f} s"
+            raise Refused(504, "upstream_timeout", message) from None
+        finally:
+            self._waiting.pop(visit, None)
+
+    def _watch(self, visit: Visit, limit: float) -> None:
+        """Have a visit end when its time is over: one timer looks after all, for a timer each costs a good deal."""
+        self._waiting[visit] = visit.began + limit
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(min(limit / 4, _LOOK), self._look, loop, limit)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
+        now, self._timer = time.monotonic(), None
+        for visit in [visit for visit, due in self._waiting.items() if due <= now]:
+            del self._waiting[visit]
+            visit.overdue = True
+            if visit.task is not None:
+                visit.task.cancel()
+        if self._waiting:
+            self._timer = loop.call_later(min(limit / 4, _LOOK), self._look, loop, limit)
+
+    async def _ask(self, visit: Visit, slots: Slots) -> Exchange:
+        """Send the request, `model` being what that engine calls it. Raises Refused: 502, 503."""
+        target = visit.target
+        where = (target.host, target.port)
+        pool = self._pools.get(where) or self._pools.setdefault(where, Pool(*where))
+        try:
+            return await pool.ask(b"POST", visit.endpoint.upstream.encode(), _headers(target), _told(visit))
+        except Unreachable:
+            slots.lost(target.profile)
+            message = f"{target.profile} does not run: start it with `lmctl start {target.profile}`"
+            raise Refused(503, "model_not_running", message, headers=(("Retry-After", "5"),)) from None
+        except Broken as error:
+            raise broken(target, str(error)) from error
 
 
 def broken(target: Target, why: str) -> Refused:
@@ -45,44 +108,79 @@ def broken(target: Target, why: str) -> Refused:
     return Refused(502, "upstream_error", f"the engine of {target.profile} failed: {why}")
 
 
-def streams(exchange: Exchange, target: Target) -> bool:
+def _headers(target: Target) -> Headers:
+    return _SENT if target.key is None else (*_SENT, (b"authorization", b"Bearer " + target.key))
+
+
+def _told(visit: Visit) -> bytes:
+    """Return the body as the engine reads it; of streams, with the wish to be told their tokens."""
+    body: dict[str, Json] = {**visit.body, "model": visit.target.model}
+    if visit.streams and visit.endpoint.name in _ASKED:
+        options = body.get("stream_options")
+        body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # numbers of more than 64 bits
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _hides(visit: Visit) -> bool:
+    """Whether the client did not ask for the event of a stream that tells its tokens."""
+    options = visit.body.get("stream_options")
+    return visit.endpoint.name in _ASKED and not (isinstance(options, dict) and options.get("include_usage") is True)
+
+
+def _streams(exchange: Exchange, target: Target) -> bool:
     """Return whether the answer is a stream of events. Raises Refused for what no engine may answer."""
     head = exchange.head
     if 300 <= head.status < 400:
         raise broken(target, f"it answered {head.status}")
     if (head.header(b"content-encoding") or b"identity") != b"identity":
         raise broken(target, "its answer is packed")
-    kind = (head.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    kind = head.header(b"content-type") or b""
+    if kind not in (_STREAM, _JSON):
+        kind = kind.partition(b";")[0].strip().lower()
     if kind not in (_STREAM, _JSON):
         raise broken(target, f"it answered {escape(kind.decode('latin-1'), 60) or 'no content type'}")
     return kind == _STREAM and head.status == 200
 
 
-async def whole(exchange: Exchange, target: Target) -> Answer:
-    """Return an answer that does not stream. Raises Refused where it is no JSON object or too long."""
-    status = exchange.head.status
+async def _whole(exchange: Exchange, visit: Visit) -> None:
+    """Pass on an answer that does not stream. Raises Refused where it is no JSON object or too long."""
+    status, target = exchange.head.status, visit.target
     try:
         body = await exchange.body(ANSWER if status < 300 else _ERROR)
     except Broken as error:
         raise broken(target, str(error)) from error
     try:
-        right = isinstance(json.loads(body), dict)
-    except (ValueError, RecursionError):
-        right = False
-    if not right:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
         raise broken(target, f"it answered {status} with what is no JSON object")
-    return Answer(status, body, ((b"retry-after", b"1"),) if status == _LOADING else ())
+    visit.counts = counts(answer)
+    if visit.reply.streams:  # it was begun while the engine was started
+        await visit.reply.end(b"data: " + body + b"\n\n")
+    else:
+        await visit.reply.whole(status, body, _SOON if status == _LOADING else ())
 
 
-async def events(exchange: Exchange, target: Target, dialect: Dialect) -> AsyncIterator[bytes]:
-    """Yield a stream as it comes; one that breaks off ends with an event that says so, in the client's dialect."""
+async def _flow(exchange: Exchange, visit: Visit) -> None:
+    """Pass on a stream as it comes. Raises Refused where it breaks off."""
+    reply, sieve = visit.reply, Sieve(_hides(visit))
+    await reply.stream()
     try:
         async for data in exchange.chunks():
-            yield data
+            passed = sieve.feed(data)
+            if passed:
+                if visit.first is None:
+                    visit.first = visit.elapsed()
+                await reply.piece(passed)
     except Broken as error:
-        yield cut(broken(target, str(error)), dialect)
-
-
-def cut(why: Refused, dialect: Dialect) -> bytes:
-    """Return the event with which a stream ends that broke off: a half line must not swallow what is said now."""
-    return b"\n\n" + (b"event: error\n" if dialect == "anthropic" else b"") + b"data: " + answer(why, dialect) + b"\n\n"
+        rest = sieve.end()
+        if rest:
+            await reply.piece(rest)
+        raise broken(visit.target, str(error)) from error
+    finally:
+        visit.counts = sieve.counts
+    await reply.end(sieve.end())

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from functools import partial
+from typing import NamedTuple, cast
 
 import httptools
-
-from lmctl.record import record
 
 HEADERS = 64 << 10  # bytes of an answer's status line and headers
 _AHEAD = 256 << 10  # bytes of a body that may wait for a slow client
 _IDLE = 4.0  # seconds after which a connection is not used again: engines close theirs after 5
-_STALE = 0.2  # seconds in which a connection that was closed before the request tells so
+_STALE = 5.0  # seconds in which a connection that was closed before the request tells so, on a busy machine too
 _KEPT = 64  # idle connections of one engine
 _CONNECT = 10.0  # seconds in which a connection must stand
+_HEADS = 64  # heads of requests that are kept made
 
 Headers = tuple[tuple[bytes, bytes], ...]  # names in lower case
 
@@ -30,8 +29,7 @@ class Broken(Exception):
     """The engine ended or said what is no HTTP; what was answered so far may be all there is."""
 
 
-@record
-class Head:
+class Head(NamedTuple):
     """Status and headers of an answer."""
 
     status: int
@@ -45,7 +43,8 @@ class Head:
 class _Connection(asyncio.Protocol):
     """One connection to an engine. The parser calls `on_…`; who asked waits on `_wake`."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._wake: asyncio.Future[None] | None = None
         self.lost = False
@@ -57,7 +56,7 @@ class _Connection(asyncio.Protocol):
         self._head: Head | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._seen = 0  # bytes before the end of the headers
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._waiting = 0  # bytes in `_chunks`
         self._paused = False
         self._complete, self._stays = False, False
@@ -146,21 +145,31 @@ class _Connection(asyncio.Protocol):
             await self._change()
         return self._head
 
+    @property
+    def whole(self) -> bytes | None:
+        """Take the whole body where all of it is here, as that of a short answer is; None: wait for its chunks."""
+        return self._taken() if self._complete else None
+
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes. Raises Broken where it ends too early."""
+        """Yield the body as it comes, what came together as one. Raises Broken where it ends too early."""
         while True:
-            while self._chunks:
-                data = self._chunks.popleft()
-                self._waiting -= len(data)
-                if self._paused and self._waiting <= _AHEAD // 2 and self._transport is not None:
-                    self._paused = False
-                    self._transport.resume_reading()
-                yield data
+            if self._chunks:
+                yield self._taken()
+                continue
             if self._complete:
                 return
             if self._broken is not None:
                 raise Broken(self._broken)
             await self._change()
+
+    def _taken(self) -> bytes:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._waiting = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
 
     def close(self) -> None:
         """End it now: the engine notices and stops working for nobody."""
@@ -176,7 +185,7 @@ class _Connection(asyncio.Protocol):
         self.close()
 
     async def _change(self) -> None:
-        self._wake = asyncio.get_running_loop().create_future()
+        self._wake = self._loop.create_future()
         try:
             await self._wake
         finally:
@@ -200,13 +209,18 @@ class Exchange:
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body. Raises Broken when it ends too early or has more than `limit` bytes."""
-        parts, size = [], 0
-        async for data in self.chunks():
-            parts.append(data)
-            size += len(data)
-            if size > limit:
-                raise Broken(f"it answered more than {limit} bytes")
-        return b"".join(parts)
+        found = self._connection.whole
+        if found is None:
+            parts, size = [], 0
+            async for data in self.chunks():
+                parts.append(data)
+                size += len(data)
+                if size > limit:
+                    break
+            found = b"".join(parts)
+        if len(found) > limit:
+            raise Broken(f"it answered more than {limit} bytes")
+        return found
 
     async def __aenter__(self) -> Exchange:
         return self
@@ -225,38 +239,50 @@ class Pool:
         self.host, self.port, self._tls, self._again = host, port, tls, again
         named = f"[{host}]" if ":" in host else host
         self.name = (named if port == (443 if tls else 80) else f"{named}:{port}").encode()
-        self._idle: deque[_Connection] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[_Connection] = []
+        self._heads: dict[tuple[bytes, bytes, Headers], bytes] = {}
 
     async def ask(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Exchange:
         """Send a request and wait for the head of its answer. Raises Unreachable before anything was sent, Broken.
 
-        A kept connection may have been closed by the engine at the same moment: what ends at once and before one byte
+        A kept connection may have been closed by the engine at the same moment: what ends soon and before one byte
         came is asked again on a new one, once. Not where the pool was made without `again`: who answers for money may
         have begun to work all the same.
         """
-        lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, path, self.name)]
-        lines += [b"%b: %b\r\n" % pair for pair in headers]
-        data = b"".join((*lines, b"content-length: %d\r\n\r\n" % len(body), body))
+        data = b"%b%d\r\n\r\n%b" % (self._begun(method, path, tuple(headers)), len(body), body)
+        begun = self._loop.time()
         while True:
             kept = self._take()
             connection = kept or await self._connect()
-            begin = asyncio.get_running_loop().time()
             try:
                 connection.send(data)
                 return Exchange(self, connection, await connection.head())
             except Broken:
                 connection.close()
-                late = asyncio.get_running_loop().time() - begin > _STALE
+                late = self._loop.time() - begun > _STALE
                 if kept is None or late or not (self._again and connection.untouched):
                     raise
             except BaseException:
                 connection.close()
                 raise
 
+    def _begun(self, method: bytes, path: bytes, headers: Headers) -> bytes:
+        """Return the head of a request up to the length of its body; the few that there are stay made."""
+        key = (method, path, headers)
+        found = self._heads.get(key)
+        if found is None:
+            if len(self._heads) >= _HEADS:
+                self._heads.clear()
+            lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, path, self.name)]
+            lines += [b"%b: %b\r\n" % pair for pair in headers]
+            found = self._heads[key] = b"".join((*lines, b"content-length: "))
+        return found
+
     def give_back(self, connection: _Connection) -> None:
         """Keep a connection for the next request where it can be used again, else close it."""
         if connection.reusable and len(self._idle) < _KEPT:
-            connection.since = asyncio.get_running_loop().time()
+            connection.since = self._loop.time()
             self._idle.append(connection)
         else:
             connection.close()
@@ -267,7 +293,7 @@ class Pool:
             self._idle.pop().close()
 
     def _take(self) -> _Connection | None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
             if not connection.lost and now - connection.since < _IDLE:
@@ -276,10 +302,10 @@ class Pool:
         return None
 
     async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
+        make = partial(_Connection, self._loop)
         try:
             async with asyncio.timeout(_CONNECT):
-                _, connection = await loop.create_connection(_Connection, self.host, self.port, ssl=self._tls)
+                _, connection = await self._loop.create_connection(make, self.host, self.port, ssl=self._tls)
                 return connection
         except ssl.SSLCertVerificationError as error:
             raise Unreachable(f"the certificate of {self.host} is not trusted: {error.verify_message}") from error

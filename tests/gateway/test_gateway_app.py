@@ -11,8 +11,12 @@ import pytest
 from fakes.raw_engine import OK, Talk, answering, engine, request
 
 from lmctl.gateway.app import Gateway, Rules
+from lmctl.gateway.refused import Refused
 from lmctl.gateway.routing import Routes, Target
+from lmctl.gateway.slots import Slots, Unbounded
 from lmctl.gateway.upstream import Pool
+from lmctl.gateway.visit import PRESENCE, Presence
+from lmctl.usage.rows import Row
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -30,17 +34,15 @@ class Client:
     def __init__(self, path: str, body: bytes | None, *headers: tuple[bytes, bytes], method: str = "") -> None:
         method = method or ("GET" if body is None else "POST")
         pairs = [(b"host", b"127.0.0.1:8080"), *([JSON] if body is not None else []), *headers]
+        self.presence = Presence()
         self.scope = {"type": "http", "method": method, "raw_path": path.encode(), "headers": pairs}
+        self.scope |= {"server": ("127.0.0.1", 8080), PRESENCE: self.presence}
         self._parts = [body or b""]
-        self.left = asyncio.Event()
         self.seen: list[dict[str, Any]] = []
         self.on_body: Callable[[bytes], None] = lambda data: None
 
     async def receive(self) -> dict[str, Any]:
-        if self._parts:
-            return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts)}
-        await self.left.wait()
-        return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts)}
 
     async def send(self, message: dict[str, Any]) -> None:
         self.seen.append(message)
@@ -64,10 +66,17 @@ class Client:
         return dict(json.loads(self.body)["error"])
 
 
-def gateway(pool: Pool | None = None, rules: Rules = RULES, **target: Any) -> Gateway:
+def gateway(
+    pool: Pool | None = None,
+    rules: Rules = RULES,
+    slots: Slots | None = None,
+    rows: list[Row] | None = None,
+    **target: Any,
+) -> Gateway:
+    rows = [] if rows is None else rows
     port = pool.port if pool else 1
     chat = Target("chat", "127.0.0.1", port, "served", **target)
-    return Gateway(rules, Routes({"chat": chat}, {"gpt": "chat"}, "chat"))
+    return Gateway(rules, Routes({"chat": chat}, {"gpt": "chat"}, "chat"), slots or Unbounded(), rows.append)
 
 
 def asked(talk: Talk, body: object = CHAT, path: str = "/v1/chat/completions", **how: Any) -> Client:
@@ -176,7 +185,7 @@ def test_F83_a_client_that_leaves_ends_the_work_for_it():
 
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await request(reader)
-            client.left.set()
+            client.presence.leave()
             await reader.read()
             ended.set()
 
@@ -301,7 +310,7 @@ def test_the_models_are_the_profiles():
     assert refused("/v1/models/other", None).status == 404
 
 
-@pytest.mark.parametrize("path", ["/api/chat", "/metrics", "/api/tags"])
+@pytest.mark.parametrize("path", ["/api/chat", "/api/tags"])
 def test_what_is_not_served_is_404(path):
     assert refused(path, None if path != "/api/chat" else b'{"model": "chat", "messages": []}').status == 404
 
@@ -316,3 +325,181 @@ def test_F85_a_page_of_another_origin_reaches_nothing():
         rules=Rules(origins=frozenset(["https://mine.example"])),
     )
     assert mine.headers[b"access-control-allow-origin"] == b"https://mine.example"
+
+
+def told(*said: bytes, body: object = CHAT, path: str = "/v1/chat/completions", **how: Any) -> tuple[Client, Row]:
+    """Return what a client gets, and the one row that is noted of it."""
+    rows: list[Row] = []
+    client = asked(answering(b"".join(said)), body, path, rows=rows, **how)
+    (row,) = rows
+    return client, row
+
+
+def test_a_row_tells_what_the_engine_told():
+    said = {"usage": {"prompt_tokens": 7, "completion_tokens": 3}, "timings": {"cache_n": 2, "predicted_per_second": 9}}
+    client, row = told(answer("200 OK\r\ncontent-type: application/json", json.dumps(said).encode()), backend="mlx")
+    assert (row.profile, row.backend, row.endpoint, row.status) == ("chat", "mlx", "/v1/chat/completions", 200)
+    assert (row.tokens_in, row.tokens_cached, row.tokens_out, row.tokens_per_s) == (7, 2, 3, 9.0)
+    assert (row.target, row.partial) == ("local", False)
+    assert client.status == 200
+
+
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
+
+
+@pytest.mark.parametrize("asks", [True, False, None])
+def test_a_stream_is_asked_for_its_tokens_and_they_are_hidden_from_who_did_not_ask(asks):
+    heard = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(json.loads((await request(reader)).partition(b"\r\n\r\n")[2]))
+        writer.write(SSE + chunk(b'data: {"a":1}\n\n') + chunk(USAGE) + chunk(b"data: [DONE]\n\n") + chunk(b""))
+
+    options = {} if asks is None else {"stream_options": {"include_usage": asks}}
+    rows: list[Row] = []
+    client = asked(talk, {**CHAT, "stream": True, **options}, rows=rows)
+    assert heard[0]["stream_options"] == {"include_usage": True}
+    assert (USAGE in client.body) is (asks is True)
+    assert client.body.replace(USAGE, b"") == b'data: {"a":1}\n\ndata: [DONE]\n\n'
+    (row,) = rows
+    assert (row.tokens_in, row.tokens_out, row.partial) == (7, 3, False)
+    assert row.ttft_ms is not None and row.ttft_ms <= row.duration_ms
+
+
+def test_F83_a_stream_that_breaks_off_is_a_partial_row():
+    _, row = told(SSE, chunk(b'data: {"a":1}\n\n'), body={**CHAT, "stream": True})
+    assert (row.status, row.partial, row.tokens_out) == (502, True, None)
+
+
+def test_what_is_refused_before_a_profile_is_known_is_no_row():
+    rows: list[Row] = []
+    refused("/v1/chat/completions", b'{"model": "unknown", "messages": []}', rows=rows)
+    assert rows == []
+
+
+@pytest.mark.parametrize(
+    ("said", "status"), [(answer("500 No\r\ncontent-type: application/json", b'{"error": 1}'), 500), (b"", 502)]
+)
+def test_what_an_engine_does_not_answer_is_a_row_without_tokens(said, status):
+    _, row = told(said)
+    assert (row.status, row.tokens_in, row.tokens_out) == (status, None, None)
+
+
+class Asleep(Unbounded):
+    """Slots of an engine that is started for whoever waits."""
+
+    def __init__(self) -> None:
+        self.up, self.taken, self.why = asyncio.Event(), 0, None
+
+    def enter(self, profile: str) -> bool:
+        return False
+
+    async def wait(self, profile: str) -> None:
+        await self.up.wait()
+        if self.why is not None:
+            raise self.why
+        self.taken += 1
+
+    def leave(self, profile: str) -> None:
+        self.taken -= 1
+
+
+def woken(why: Refused | None, stream: bool, said: bytes = OK) -> Client:
+    """Return what a client gets whose engine needs a while to start, or does not."""
+
+    async def main() -> Client:
+        slots = Asleep()
+        async with engine(answering(said)) as (pool, _):
+            client = Client("/v1/chat/completions", json.dumps({**CHAT, "stream": stream}).encode())
+            app = gateway(pool, rules=Rules(quiet=0.01), slots=slots)
+            slots.why = why
+            client.on_body = lambda data: slots.up.set()
+            if not stream:
+                slots.up.set()
+            await app(client.scope, client.receive, client.send)
+            app.close()
+        assert slots.taken == 0
+        return client
+
+    return asyncio.run(main())
+
+
+def test_a_stream_that_waits_for_its_engine_is_kept_alive_by_comments():
+    said = SSE + chunk(b"data: {}\n\n") + chunk(b"")
+    client = woken(None, True, said)
+    assert client.status == 200
+    begin, _, rest = client.body.partition(b"data:")
+    assert set(begin.split(b"\n\n")) == {b": waiting for the model", b""}
+    assert rest == b" {}\n\n"
+
+
+def test_a_stream_whose_engine_does_not_start_ends_with_the_reason():
+    client = woken(Refused(503, "start_failed", "it does not start"), True)
+    assert client.status == 200
+    assert json.loads(client.body.rpartition(b"data: ")[2])["error"]["code"] == "start_failed"
+
+
+def test_a_request_whose_engine_does_not_start_is_told_with_a_status():
+    client = woken(Refused(503, "start_failed", "it does not start", headers=(("Retry-After", "9"),)), False)
+    assert (client.status, client.headers[b"retry-after"]) == (503, b"9")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_while_it_waits_gives_its_place_up(stream):
+    async def main() -> None:
+        slots, rows = Asleep(), list[Row]()
+        client = Client("/v1/chat/completions", json.dumps({**CHAT, "stream": stream}).encode())
+        app = gateway(rules=Rules(quiet=0.01), slots=slots, rows=rows)
+        task = asyncio.ensure_future(app(client.scope, client.receive, client.send))
+        await asyncio.sleep(0.05)
+        client.presence.leave()
+        await task
+        assert slots.taken == 0
+        (row,) = rows
+        assert (row.status, row.partial) == (499, True)
+
+    asyncio.run(main())
+
+
+def test_an_engine_is_given_its_key_and_nobody_elses():
+    heard = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await request(reader))
+        writer.write(OK)
+
+    asked(talk, key=b"the-engines")
+    assert b"\r\nauthorization: Bearer the-engines\r\n" in heard[0]
+
+
+def test_on_a_profiles_own_port_any_name_will_do_and_no_key_is_asked():
+    async def main() -> tuple[Client, Client]:
+        async with engine(answering(OK, OK)) as (pool, _):
+            chat = Target("chat", "127.0.0.1", pool.port, "served")
+            routes = Routes({"chat": chat}, ports={8081: ("chat",)})
+            app = Gateway(Rules(keys=frozenset([b"x" * 32])), routes, Unbounded(), lambda row: None)
+            clients = []
+            for port in (8081, 8080):
+                client = Client("/v1/chat/completions", json.dumps({**CHAT, "model": "anything"}).encode())
+                client.scope["server"] = ("127.0.0.1", port)
+                await app(client.scope, client.receive, client.send)
+                clients.append(client)
+            app.close()
+        return clients[0], clients[1]
+
+    own, front = asyncio.run(main())
+    assert (own.status, front.status) == (200, 401)
+
+
+def test_metrics_tell_what_was_asked():
+    async def main() -> bytes:
+        async with engine(answering(OK)) as (pool, _):
+            app = gateway(pool)
+            for path, body in (("/v1/chat/completions", json.dumps(CHAT).encode()), ("/metrics", None)):
+                client = Client(path, body)
+                await app(client.scope, client.receive, client.send)
+            app.close()
+        assert client.headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
+        return client.body
+
+    assert b'lmctl_requests_total{endpoint="chat",profile="chat",status="200"} 1.0' in asyncio.run(main())

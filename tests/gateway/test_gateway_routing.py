@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmctl.gateway.refused import Refused
-from lmctl.gateway.routing import Target, routes
+from lmctl.gateway.routing import routes
 from lmctl.spec import Profile, Settings, Wanted
 
 
@@ -41,9 +41,54 @@ def test_a_name_an_alias_or_an_id_means_a_profile(model, means):
 
 
 def test_an_engine_is_told_the_name_that_it_serves_and_asked_where_it_listens():
-    assert ROUTES.find("chat") == Target("chat", "127.0.0.1", 28000, "chat", anthropic=True)
-    assert ROUTES.find("code") == Target("code", "::1", 28001, "default_model")
-    assert ROUTES.find("raw") == Target("raw", "127.0.0.1", 28002, "raw")
+    found = {name: (one.host, one.port, one.model, one.anthropic) for name, one in ROUTES.targets.items()}
+    assert found["chat"] == ("127.0.0.1", 28000, "chat", True)
+    assert found["code"] == ("::1", 28001, "default_model", False)
+    assert found["raw"] == ("127.0.0.1", 28002, "raw", False)
+
+
+def test_a_row_of_usage_names_model_and_backend():
+    assert [(one.weights, one.backend) for one in ROUTES.targets.values()] == [
+        ("owner/model", "llama.cpp"),
+        ("owner/model", "mlx"),
+        ("-", "command"),
+    ]
+
+
+SHARED = routes(
+    (profile("one", port=8081), profile("two", port=8081), profile("moved", port=8082), profile("fixed", port=8083)),
+    {"one": "127.0.0.1:28000", "two": "127.0.0.1:28001", "moved": "127.0.0.1:28002", "fixed": "127.0.0.1:8083"},
+    None,
+    {"one": b"secret"},
+)
+
+
+def test_profiles_are_reached_at_their_own_port_unless_their_engine_listens_there():
+    assert SHARED.ports == {8081: ("one", "two"), 8082: ("moved",)}
+    assert (SHARED.targets["one"].key, SHARED.targets["two"].key) == (b"secret", None)
+
+
+@pytest.mark.parametrize(
+    ("port", "model", "running", "means"),
+    [
+        (8082, None, (), "moved"),
+        (8082, "anything at all", (), "moved"),
+        (8082, "one", (), "moved"),
+        (8081, "two", (), "two"),
+        (8081, "two", ("one",), "two"),
+        (8081, None, (), "one"),
+        (8081, "unknown", ("two",), "two"),
+        (8081, "moved", ("two",), "two"),
+    ],
+)
+def test_on_a_port_of_its_own_a_profile_may_be_called_anything(port, model, running, means):
+    assert SHARED.at(port, model, running).profile == means
+
+
+def test_a_port_that_no_profile_has_any_more_is_503():
+    with pytest.raises(Refused) as refused:
+        SHARED.at(8099, None, ())
+    assert refused.value.status == 503
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,10 @@ def test_F47_one_that_proves_another_name_is_told_nothing(certificate, loop):
     ],
 )
 def test_a_server_is_named_as_browsers_name_it(host, port, tls, named):
-    pool = Pool(host, port, ssl.create_default_context() if tls else None)
-    assert pool.name == named
+    async def name() -> bytes:
+        return Pool(host, port, ssl.create_default_context() if tls else None).name
+
+    assert asyncio.run(name()) == named
 
 
 @pytest.mark.parametrize(("again", "heard"), [(True, 3), (False, 2)])
