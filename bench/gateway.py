@@ -117,11 +117,19 @@ def nginx(folder: Path, engine: int, proxy: int) -> Iterator[None]:
 @contextlib.contextmanager
 def gateway(folder: Path, engine: int, port: int) -> Iterator[None]:
     """Run `lmctl gateway` before the engine, in a home of its own."""
-    command = '["true"]'
-    text = (
-        f'version = 1\nname = "bench"\n[gateway]\nport = {port}\n[profiles.m]\nbackend = "command"\nstart = "manual"\nmax_concurrency = 64\n'
-    )
-    (folder / "localmodels.toml").write_text(f"{text}port = {engine}\ncommand = {command}\n")
+    text = f"""
+version = 1
+name = "bench"
+[gateway]
+port = {port}
+[profiles.m]
+backend = "command"
+command = ["true"]
+start = "manual"
+port = {engine}
+max_concurrency = 64
+"""
+    (folder / "localmodels.toml").write_text(text)
     environ = {"HOME": str(folder), "PATH": os.environ["PATH"]}
     trust = [sys.executable, "-m", "lmctl", "--yes", "trust"]
     subprocess.run(trust, cwd=folder, env=environ, check=True, capture_output=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -11,18 +12,21 @@ import uvicorn
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from lmctl.errors import LmctlError, escape
 from lmctl.gateway.app import Gateway
 from lmctl.gateway.refused import Refused, answer
-from lmctl.gateway.routing import Routes
+from lmctl.gateway.state import State
 from lmctl.gateway.visit import PRESENCE, Presence
 
 HEADERS = 64 << 10  # bytes of a request's first line and headers
 _HEADERS_TIME = 10.0  # seconds in which they must have come
 _BODY_TIME = 30.0  # seconds without one byte of a body
 _KEPT_ALIVE = 75  # seconds for which an idle connection is kept: longer than clients' pools keep theirs
-_LOOK = 1.0  # seconds between two looks at whether the routes changed
+_LOOK = 1.0  # seconds between two looks at whether what is declared changed
+_BACKLOG = 2048
 
-Look = Callable[[], Routes | None]  # None: as before; may block, may not raise
+Address = tuple[str, int]
+Look = Callable[[], State | None]  # None: as before; may block, may not raise
 
 
 class Corked:
@@ -147,10 +151,53 @@ class Connection(HttpToolsProtocol):
         self._presence.leave()
 
 
-async def serve(gateway: Gateway, listener: socket.socket, drain: float, look: Look) -> None:
-    """Answer on `listener` until SIGINT or SIGTERM, which is raised again at the end; `look` brings new routes.
+class Doors(uvicorn.Server):
+    """uvicorn's server on addresses that come and go while it runs: connections to one that closes go on."""
 
-    Requests that are under way then get `drain` seconds.
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._open: dict[Address, asyncio.Server] = {}
+        self.shut: dict[Address, str] = {}  # addresses that cannot be listened on, and why
+
+    async def follow(self, addresses: frozenset[Address]) -> None:
+        """Listen on these addresses and on no others; what cannot be opened is in `shut`, and tried again."""
+        for address in self._open.keys() - addresses:
+            server = self._open.pop(address)
+            server.close()
+            self.servers.remove(server)
+        self.shut = {}
+        for address in sorted(addresses - self._open.keys()):
+            try:
+                await self.listen(address, listener(*address))
+            except LmctlError as error:
+                self.shut[address] = str(error)
+
+    async def listen(self, address: Address, open_socket: socket.socket) -> None:
+        """Answer on a socket that listens already."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._connection, sock=open_socket, backlog=_BACKLOG)
+        self._open[address] = server
+        self.servers.append(server)
+
+    def _connection(self) -> asyncio.Protocol:
+        return Connection(config=self.config, server_state=self.server_state, app_state={})
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises E-PORT."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        what = f"the gateway cannot listen on {escape(host)}:{port}: {os.strerror(error.errno or 0)}"
+        fix = "choose another `port`, or stop what listens there"
+        raise LmctlError("E-PORT", what, fix=fix) from error
+
+
+async def serve(gateway: Gateway, first: State, front: socket.socket, look: Look, say: Callable[[str], None]) -> None:
+    """Answer until SIGINT or SIGTERM, which is raised again at the end; `look` brings what is declared since.
+
+    `front` listens at the first address of `first`. Requests that are under way at the end get `drain_timeout`.
     """
     config = uvicorn.Config(
         gateway,
@@ -163,19 +210,38 @@ async def serve(gateway: Gateway, listener: socket.socket, drain: float, look: L
         date_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEPT_ALIVE,
-        timeout_graceful_shutdown=max(1, round(drain)),
+        timeout_graceful_shutdown=_whole(first.drain),
     )
-    following = asyncio.ensure_future(_follow(gateway, look))
+    doors = Doors(config)
+    following = asyncio.ensure_future(_follow(gateway, doors, first, front, look, say))
     try:
-        await uvicorn.Server(config).serve([listener])
+        await doors.serve([])
     finally:
         following.cancel()
         gateway.close()
+        await asyncio.gather(following, return_exceptions=True)
 
 
-async def _follow(gateway: Gateway, look: Look) -> None:
+async def _follow(
+    gateway: Gateway, doors: Doors, first: State, front: socket.socket, look: Look, say: Callable[[str], None]
+) -> None:
+    while not doors.started:
+        await asyncio.sleep(0.01)
+    await doors.listen(first.addresses[0], front)
+    state, said = first, ""
     while True:
+        await doors.follow(frozenset(state.addresses))
+        told = "; ".join(doors.shut.values())
+        if told not in ("", said):
+            say(told)
+        said = told
         await asyncio.sleep(_LOOK)
-        routes = await asyncio.to_thread(look)
-        if routes is not None:
-            gateway.follow(gateway.rules, routes)
+        found = await asyncio.to_thread(look)
+        if found is not None:
+            state = found
+            gateway.follow(state.rules, state.routes)
+            doors.config.timeout_graceful_shutdown = _whole(state.drain)
+
+
+def _whole(drain: float) -> int:
+    return max(1, round(drain))

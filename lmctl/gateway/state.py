@@ -1,0 +1,97 @@
+"""What the gateway goes by at one moment: addresses, rules and routes, made of a declaration and of what runs."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from lmctl.errors import LmctlError, escape
+from lmctl.gateway import routing
+from lmctl.gateway.app import Rules
+from lmctl.gateway.routing import Routes
+from lmctl.paths import read_regular
+from lmctl.record import record
+from lmctl.session import Session
+from lmctl.spec import Declaration
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_KEYS_LIMIT = 1 << 20  # bytes of the file of keys
+_SHORTEST = 16  # characters of a key: what is shorter can be guessed
+
+
+@record
+class State:
+    """`addresses` to listen on, the gateway's own first; `drain` is how long requests may take to end, in seconds.
+
+    `files` are what it was made of: when none of them changes, it does not either.
+    """
+
+    addresses: tuple[tuple[str, int], ...]
+    rules: Rules
+    routes: Routes
+    drain: float
+    files: tuple[Path, ...]
+
+
+def of(session: Session) -> State:
+    """Return what a session says now. Raises E-BIND, and E-PERM, E-FILE or E-SECRET for the file of keys."""
+    declaration, state = session.declaration, session.state
+    front, bind = declaration.front, declaration.machine.bind
+    specs = session.host.supervisor.observe().specs.values()
+    listens = {one.name: f"{bind}:{one.port}" for one in declaration.profiles if one.port is not None}
+    listens |= {spec.profile: spec.listen for spec in specs}
+    keyed = {spec.profile: state / spec.key_file for spec in specs if spec.key_file is not None}
+    routes = routing.routes(declaration.profiles, listens, front.default, _engine_keys(keyed))
+    ports = (front.port, *sorted(routes.ports))
+    return State(
+        tuple((bind, port) for port in ports), _rules(declaration), routes, front.drain_timeout, _files(session)
+    )
+
+
+def _rules(declaration: Declaration) -> Rules:
+    front, bind = declaration.front, declaration.machine.bind
+    keys = read_keys(front.keys_file) if front.keys_file else None
+    if keys is None and bind not in _LOOPBACK:
+        what = f"the gateway would listen on {escape(bind)} and ask nobody for a key"
+        raise LmctlError("E-BIND", what, fix="set `gateway.api_keys_file` in machine.toml, or `bind` to 127.0.0.1")
+    hosts = frozenset() if bind in _LOOPBACK else frozenset({bind, socket.gethostname().lower()})
+    return Rules(front.max_body, front.request_timeout, frozenset(front.origins), hosts, keys)
+
+
+def _engine_keys(files: Mapping[str, Path]) -> dict[str, bytes]:
+    """Return the key of each engine that demands one; one whose file is gone answers 401 until it is applied anew."""
+    found = {}
+    for profile, path in files.items():
+        with suppress(LmctlError):
+            found[profile] = read_regular(path, _KEYS_LIMIT).strip()
+    return found
+
+
+def _files(session: Session) -> tuple[Path, ...]:
+    declaration, state = session.declaration, session.state
+    files = (declaration.file, *(declaration.folder / name for name in declaration.sources))
+    own = (state / "trust.json", state / "programs", state / "keys")
+    keys = (declaration.front.keys_file,) if declaration.front.keys_file else ()
+    folders = dict.fromkeys(path.parent for path in files)
+    return (*files, *folders, session.folders.config / "machine.toml", *own, *keys)
+
+
+def read_keys(path: Path) -> frozenset[bytes]:
+    """Return the sha256 digests of the keys in a file, one per line, `#` begins a comment.
+
+    Raises E-PERM where others may read it, E-FILE, E-SECRET for a key that is too short; a key is never shown.
+    """
+    text = read_regular(path, _KEYS_LIMIT).decode("utf-8", "replace")
+    if path.stat().st_mode & 0o077:
+        raise LmctlError("E-PERM", f"{escape(str(path))} can be read by others", fix=f"chmod 600 {escape(str(path))}")
+    lines = [line.strip() for line in text.splitlines()]
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise LmctlError("E-SECRET", f"{escape(str(path))} holds no key", fix="write one per line")
+    if any(len(key) < _SHORTEST for key in keys):
+        what = f"{escape(str(path))} holds a key of less than {_SHORTEST} characters"
+        raise LmctlError("E-SECRET", what, fix="make one: openssl rand -hex 32")
+    return frozenset(hashlib.sha256(key.encode()).digest() for key in keys)
