@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-
-from lmctl.record import record, replace
 
 _MOST = 2**53  # tokens: what is larger is no count
 _EVENT = 1 << 20  # bytes of one event of a stream that are held back until it is whole
@@ -17,8 +15,7 @@ _USAGE = re.compile(rb'"(?:usage|timings)"\s*:\s*\{')  # never inside text: ther
 _END = re.compile(rb"\r?\n\r?\n")
 
 
-@record
-class Counts:
+class Counts(NamedTuple):
     """Tokens and speed as an engine told them; None: it did not, or told what is no count."""
 
     tokens_in: int | None = None
@@ -29,7 +26,7 @@ class Counts:
 
     def later(self, other: Counts) -> Counts:
         """Return what `other`, told later in the same answer, says, and this where it says nothing."""
-        return replace(self, **{name: value for name, value in vars(other).items() if value is not None})
+        return Counts(*(new if new is not None else old for new, old in zip(other, self, strict=True)))  # type: ignore[arg-type]
 
 
 NONE = Counts()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
-from lmctl.record import fields, record
 from lmctl.secret import hidden
 from lmctl.spec import Profile
 
@@ -17,8 +17,7 @@ _MOST = 1 << 53  # of a count: above it a JSON reader may round
 Value = str | int | float | None
 
 
-@record
-class Row:
+class Row(NamedTuple):
     """One request. `at` is when it ended, in seconds since the epoch; a count that nobody told is None.
 
     `tokens_in` is the whole prompt, `tokens_cached` the part of it that the engine had already; `tokens_per_s` is the
@@ -43,7 +42,7 @@ class Row:
     partial: bool = False  # the answer ended before its end
 
 
-COLUMNS = fields(Row)
+COLUMNS = Row._fields
 
 
 def values(row: Row) -> tuple[Value, ...]:

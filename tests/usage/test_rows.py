@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from lmctl.record import fields
 from lmctl.usage.rows import COLUMNS, Row, client, values
 
 REFERENCE = (
@@ -14,7 +13,7 @@ REFERENCE = (
 
 
 def test_a_row_has_the_columns_of_the_reference_and_none_for_what_was_said():
-    assert fields(Row) == COLUMNS == tuple(REFERENCE.split())
+    assert Row._fields == COLUMNS == tuple(REFERENCE.split())
 
 
 @pytest.mark.parametrize(
