@@ -24,6 +24,7 @@ _ADDRESS = re.compile(
 )
 _PASSWORD = re.compile(r"://[^/]*@")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_MEANT = ("local", "default", "auto")  # names of models that mean a profile or another
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 
 
@@ -53,6 +54,9 @@ def alias(value: object) -> object:
         raise LmctlError(
             "E-NAME", f"'{escape(value, 60)}' is no alias", fix="use letters, digits and ._:/@+-, at most 128"
         )
+    if value in _MEANT:
+        fix = "leave it out: [gateway] default says which profile is meant"
+        raise LmctlError("E-NAME", f"alias '{value}' means something to the gateway already", fix=fix)
     return value
 
 

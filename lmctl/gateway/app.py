@@ -118,7 +118,7 @@ class Gateway:
         if endpoint.name == "health":
             await reply.whole(200, b'{"status":"ok"}')
         elif endpoint.name == "metrics":
-            await reply.whole(200, metrics.render(self.tallies), kind=metrics.KIND)
+            await reply.whole(200, metrics.render(self.tallies, self._slots), kind=metrics.KIND)
         elif endpoint.name == "models":
             listed = [_model(name) for name in self.routes.targets]
             await reply.whole(200, orjson.dumps({"object": "list", "data": listed}))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from lmctl.gateway.accounting import Counts
-from lmctl.record import NOTHING, record
+from lmctl.gateway.demand import Standing
+from lmctl.gateway.keeper import Counts as Events
 
 KIND = b"text/plain; version=0.0.4; charset=utf-8"
 # Seconds: from an answer out of a cache to one that a large model writes for minutes.
@@ -57,28 +59,24 @@ class Tally:
             self.first.add(first)
 
 
-@record
-class Standing:
-    """How a profile is for the scheduler: what /metrics, /health and `status` show of it."""
+class Kept(Protocol):
+    """How profiles are, and what happened to them."""
 
-    state: str = "unknown"
-    active: int = 0  # slots in use
-    waiting: int = 0
-    starts: int = 0
-    evictions: int = 0
-    idle_stops: int = 0
-    failures: int = 0
+    @property
+    def counts(self) -> Mapping[str, Events]: ...
+
+    def states(self) -> Mapping[str, Standing]: ...
 
 
 class _Collected:
     """The registry's view of the tallies."""
 
-    def __init__(self, tallies: Mapping[str, Tally], standings: Mapping[str, Standing]) -> None:
-        self._tallies, self._standings = tallies, standings
+    def __init__(self, tallies: Mapping[str, Tally], keeper: Kept) -> None:
+        self._tallies, self._keeper = tallies, keeper
 
     def collect(self) -> Iterator[Metric]:
         yield from _counted(self._tallies)
-        yield from _stood(self._standings)
+        yield from _stood(self._keeper)
 
 
 def _counted(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
@@ -101,25 +99,27 @@ def _counted(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
     yield from (requests, tokens, duration, first, running)
 
 
-def _stood(standings: Mapping[str, Standing]) -> Iterator[Metric]:
+def _stood(keeper: Kept) -> Iterator[Metric]:
     state = GaugeMetricFamily("lmctl_profile_state", "1 for the state that it is in.", labels=["profile", "state"])
     waiting = GaugeMetricFamily("lmctl_queue", "Requests that wait for a slot.", labels=["profile"])
     active = GaugeMetricFamily("lmctl_slots_used", "Slots in use.", labels=["profile"])
     events = CounterMetricFamily(
         "lmctl_programs", "Starts, evictions, stops for idling, failed starts.", labels=["profile", "event"]
     )
-    for profile, one in standings.items():
+    for profile, one in keeper.states().items():
         state.add_metric([profile, one.state], 1)
         waiting.add_metric([profile], one.waiting)
-        active.add_metric([profile], one.active)
-        told = {"start": one.starts, "eviction": one.evictions, "idle": one.idle_stops, "failure": one.failures}
+        active.add_metric([profile], one.in_flight)
+    for profile, counts in keeper.counts.items():
+        told = {"start": counts.starts, "eviction": counts.evictions}
+        told |= {"idle": counts.ttl_stops, "failure": counts.failures}
         for event, count in told.items():
             events.add_metric([profile, event], count)
     yield from (state, waiting, active, events)
 
 
-def render(tallies: Mapping[str, Tally], standings: Mapping[str, Standing] = NOTHING) -> bytes:
+def render(tallies: Mapping[str, Tally], keeper: Kept) -> bytes:
     """Return what Prometheus reads; KIND is its content type."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected(tallies, standings))
+    registry.register(_Collected(tallies, keeper))
     return generate_latest(registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -194,6 +195,16 @@ def listener(host: str, port: int) -> socket.socket:
         raise LmctlError("E-PORT", what, fix=fix) from error
 
 
+class _Told(logging.Filter):
+    """Leaves out what uvicorn says of clients and of requests that were cut: those are told, and anybody can cause it.
+
+    Errors of our own are left, with their traceback.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR and record.exc_info is not None
+
+
 async def serve(gateway: Gateway, first: State, front: socket.socket, look: Look, say: Callable[[str], None]) -> None:
     """Answer until SIGINT or SIGTERM, which is raised again at the end; `look` brings what is declared since.
 
@@ -212,6 +223,7 @@ async def serve(gateway: Gateway, first: State, front: socket.socket, look: Look
         timeout_keep_alive=_KEPT_ALIVE,
         timeout_graceful_shutdown=_whole(first.drain),
     )
+    logging.getLogger("uvicorn.error").addFilter(_Told())
     doors = Doors(config)
     following = asyncio.ensure_future(_follow(gateway, doors, first, front, look, say))
     try:

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
+
+from lmctl.gateway.demand import Standing
+from lmctl.gateway.keeper import Counts
 
 
 class Slots(Protocol):
-    """Slots of profiles. Who has entered, at once or after waiting, leaves exactly once."""
+    """Slots of profiles, as `keeper.Keeper` has them. Who has entered, at once or after waiting, leaves once."""
 
-    def enter(self, profile: str) -> bool: ...  # whether a slot was free, of an engine that is believed to run
+    @property
+    def counts(self) -> Mapping[str, Counts]: ...
+
+    def states(self) -> Mapping[str, Standing]: ...
+
+    def enter(self, name: str) -> bool: ...  # whether a slot was free, of an engine that is believed to run
 
     # until there is one; raises Refused 429 or 503. Cancelled: nobody waits any more
-    async def wait(self, profile: str) -> None: ...
+    async def wait(self, name: str) -> None: ...
 
-    def leave(self, profile: str) -> None: ...
+    def leave(self, name: str) -> None: ...
 
-    def lost(self, profile: str) -> None: ...  # nothing listens where its engine should: who comes next waits for it
+    def lost(self, name: str) -> None: ...  # nothing listens where its engine should: who comes next waits for it
 
 
 class Unbounded:
     """A slot for everybody, of engines that somebody else starts."""
 
-    def enter(self, profile: str) -> bool:
+    def __init__(self) -> None:
+        self.counts: Mapping[str, Counts] = {}
+
+    def states(self) -> Mapping[str, Standing]:
+        """Nothing is known of them."""
+        return {}
+
+    def enter(self, name: str) -> bool:
+        """Let everybody in."""
         return True
 
-    async def wait(self, profile: str) -> None:
+    async def wait(self, name: str) -> None:
         """There is nothing to wait for."""
 
-    def leave(self, profile: str) -> None:
+    def leave(self, name: str) -> None:
         """Nothing is counted."""
 
-    def lost(self, profile: str) -> None:
+    def lost(self, name: str) -> None:
         """Nothing is started."""

@@ -389,18 +389,19 @@ class Asleep(Unbounded):
     """Slots of an engine that is started for whoever waits."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.up, self.taken, self.why = asyncio.Event(), 0, None
 
-    def enter(self, profile: str) -> bool:
+    def enter(self, name: str) -> bool:
         return False
 
-    async def wait(self, profile: str) -> None:
+    async def wait(self, name: str) -> None:
         await self.up.wait()
         if self.why is not None:
             raise self.why
         self.taken += 1
 
-    def leave(self, profile: str) -> None:
+    def leave(self, name: str) -> None:
         self.taken -= 1
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from lmctl.gateway.accounting import Counts
-from lmctl.gateway.metrics import Standing, Tally, render
+from lmctl.gateway.demand import Standing
+from lmctl.gateway.keeper import Counts as Events
+from lmctl.gateway.metrics import Tally, render
+from lmctl.gateway.slots import Unbounded
 
 
 def read(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -19,7 +22,7 @@ def test_requests_tokens_and_times_are_told_per_profile():
     tally.add("chat", 200, Counts(), 400.0, None)
     tally.add("chat", 503, Counts(), 0.0, None)
     tally.running = 2
-    told = read(render({"hello": tally}))
+    told = read(render({"hello": tally}, Unbounded()))
     hello = ("profile", "hello")
     assert told["lmctl_requests_total", (("endpoint", "chat"), hello, ("status", "200"))] == 2
     assert told["lmctl_requests_total", (("endpoint", "chat"), hello, ("status", "503"))] == 1
@@ -35,8 +38,18 @@ def test_requests_tokens_and_times_are_told_per_profile():
     assert told["lmctl_time_to_first_token_seconds_count", (hello,)] == 1
 
 
+class Kept(Unbounded):
+    def __init__(self) -> None:
+        events = Events()
+        events.starts, events.evictions, events.ttl_stops, events.failures = 3, 4, 5, 6
+        self.counts = {"hello": events}
+
+    def states(self) -> dict[str, Standing]:
+        return {"hello": Standing("ready", 1, 2)}
+
+
 def test_how_profiles_are_is_told_beside():
-    told = read(render({}, {"hello": Standing("ready", 1, 2, starts=3, evictions=4, idle_stops=5, failures=6)}))
+    told = read(render({}, Kept()))
     hello = ("profile", "hello")
     assert told["lmctl_profile_state", (hello, ("state", "ready"))] == 1
     assert (told["lmctl_slots_used", (hello,)], told["lmctl_queue", (hello,)]) == (1, 2)
@@ -48,7 +61,7 @@ def test_a_name_that_would_end_a_label_does_not():
     tally = Tally()
     tally.add('x"} 1\n', 200, Counts(), 0.1, None)
     assert (
-        read(render({"hello": tally}))[
+        read(render({"hello": tally}, Unbounded()))[
             "lmctl_requests_total", (("endpoint", 'x"} 1\n'), ("profile", "hello"), ("status", "200"))
         ]
         == 1
