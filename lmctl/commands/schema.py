@@ -1,4 +1,4 @@
-"""`lmctl schema`: print or write the JSON Schemas, or the reference that is made of them."""
+"""`lmctl schema`: print or write the JSON Schemas, the reference made of them, and the gateway's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from lmctl import __version__
 from lmctl.command import Context
 from lmctl.config.find import refuse_missing
 from lmctl.errors import LmctlError
@@ -19,15 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", choices=NAMES, help="which one; without it, their names")
     parser.add_argument("--write", metavar="DIR", help="write all of them into this folder")
     parser.add_argument("--markdown", action="store_true", help="print the reference of every key and code")
+    parser.add_argument("--openapi", action="store_true", help="print the gateway's OpenAPI document")
 
 
 def run(context: Context, args: argparse.Namespace) -> Result:
     """Return one schema, or the names of those that were written. Raises E-USAGE, E-FILE, E-PERM, E-SPACE and E-IO."""
     from lmctl.schema import schemas  # pydantic
 
-    if args.markdown:
-        return _reference(args)
-    made = schemas()
+    if args.markdown or args.openapi:
+        return _document(args)
+    made = {**schemas(), "gateway.openapi.json": _openapi()}
     if args.write is not None:
         if args.name is not None:
             raise LmctlError("E-USAGE", "--write writes every schema", fix="leave out the name")
@@ -40,13 +42,23 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     return Result({"schema": json.loads(text)}, text)
 
 
-def _reference(args: argparse.Namespace) -> Result:
+def _document(args: argparse.Namespace) -> Result:
     from lmctl.schema_docs import markdown  # pydantic
 
-    if args.name is not None or args.write is not None:
-        raise LmctlError("E-USAGE", "--markdown prints one page about everything", fix="give it alone")
+    if args.name is not None or args.write is not None or (args.markdown and args.openapi):
+        flag = "--markdown" if args.markdown else "--openapi"
+        raise LmctlError("E-USAGE", f"{flag} prints one document", fix="give it alone")
+    if args.openapi:
+        text = _openapi()
+        return Result({"openapi": json.loads(text)}, text)
     text = markdown()
     return Result({"markdown": text}, text)
+
+
+def _openapi() -> str:
+    from lmctl.gateway.openapi import document  # all that the gateway judges requests by
+
+    return json.dumps(document(__version__), indent=2, ensure_ascii=False) + "\n"
 
 
 def _write(folder: Path, made: dict[str, str]) -> Result:

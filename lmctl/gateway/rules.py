@@ -42,7 +42,7 @@ def never(why: str) -> Rule:
     def check(name: str, value: Json) -> None:
         not_allowed(name, why)
 
-    return Rule(check, {"not": {}, "description": f"Refused: {why}."})
+    return Rule(check, {"type": "null", "description": f"Refused: {why}."})
 
 
 def _nothing(name: str, value: Json) -> None:
