@@ -61,6 +61,7 @@ def exclusive(
     patience: float = 0.0,
     say: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
+    fix: str = "wait, or use --wait",
 ) -> Iterator[Held]:
     """Hold the lock at `path`, with `wait` once its holder lets go, else when it does within `patience` seconds.
 
@@ -69,14 +70,15 @@ def exclusive(
     A waiter is told once, through `say`, who holds it. When `stop` is set before the lock is held, KeyboardInterrupt
     is raised and nothing was done.
 
-    Raises E-BUSY naming the holder's pid, command and since when, E-PERM or E-IO when the lock file is not a regular
-    file of ours.
+    Raises E-BUSY naming the holder's pid, command and since when, and `fix`; E-PERM or E-IO when the lock file is not a
+    regular file of ours.
     """
     stop = stop or threading.Event()
     make_private(path.parent)
     descriptor = _open(path)
     try:
-        _wait(descriptor, math.inf if wait else max(patience, _GLANCE), say if wait else None, stop)
+        if not _wait(descriptor, math.inf if wait else max(patience, _GLANCE), say if wait else None, stop):
+            raise LmctlError("E-BUSY", f"another lmctl works here: {_holder(descriptor)}", fix=fix)
         _refuse_stopped(stop)
         held = Held(path, descriptor, command, say)
         held()
@@ -104,17 +106,18 @@ def holder(path: Path) -> str | None:
     return None
 
 
-def _wait(descriptor: int, seconds: float, say: Callable[[str], None] | None, stop: threading.Event) -> None:
+def _wait(descriptor: int, seconds: float, say: Callable[[str], None] | None, stop: threading.Event) -> bool:
+    """Return whether the lock was to be had within `seconds`. Raises KeyboardInterrupt when `stop` is set."""
     end = time.monotonic() + seconds
     while not _taken(descriptor):
         if time.monotonic() >= end:
-            what = f"another lmctl works here: {_holder(descriptor)}"
-            raise LmctlError("E-BUSY", what, fix="wait, or use --wait")
+            return False
         if say is not None:
             say(f"waiting for another lmctl: {_holder(descriptor)}")
             say = None
         stop.wait(_POLL)
         _refuse_stopped(stop)
+    return True
 
 
 def _open(path: Path) -> int:

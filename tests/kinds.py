@@ -41,6 +41,16 @@ def _tmpfs() -> str | None:
     return _unshared("mount", "-t", "tmpfs", "-o", "size=64k", "none", tempfile.gettempdir())
 
 
+def _userns() -> str | None:
+    """A user namespace has limits of its own."""
+    if not shutil.which("unshare"):
+        return "there is no unshare"
+    script = "echo 0 > /proc/sys/user/max_inotify_instances"
+    argv = ["unshare", "--user", "--map-root-user", "sh", "-euc", script]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    return None if done.returncode == 0 else f"this kernel forbids it: {done.stderr.strip()[:100]}"
+
+
 def _uid() -> str | None:
     if os.geteuid() != 0:
         return "only root can be somebody else"
@@ -59,6 +69,7 @@ KINDS: dict[str, Callable[[], str | None]] = {  # why tests of a kind cannot run
     "namespaces": _namespaces,
     "tmpfs": _tmpfs,
     "uid": _uid,
+    "userns": _userns,
 }
 
 

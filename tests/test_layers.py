@@ -75,7 +75,7 @@ LAYERS = (
     ("command",),
     ("progress", "asking"),
     ("acting",),
-    ("doctor",),
+    ("doctor", "telling"),
     ("all_commands",),  # names and help lines; it imports a command when that one runs
     ("arguments",),
     ("commands",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from lmctl.result import Result
 from lmctl.session import Session
 from lmctl.spec import Json, Profile, ProgramSpec, program_id
 from lmctl.text import Style, human_bytes, human_time, table
+from lmctl.watcher import report
+from lmctl.watcher.report import Report
 
 
 @record
@@ -55,7 +57,7 @@ class Row:
 
     def story(self) -> list[str]:
         """Return what the table has no column for."""
-        since = f" since {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.since))}" if self.since else ""
+        since = f" since {_date(self.since)}" if self.since else ""
         head = [f"{self.profile} ({self.state}{since}): {self.why}"] if self.why else []
         return head + [f"  | {line}" for line in self.log]
 
@@ -90,15 +92,20 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         rows = [each.result() for each in tries]
     memory = current.host.processes.memory({row.pid for row in rows if row.pid is not None})
     rows = [replace(row, memory=memory.get(row.pid or 0)) for row in rows]
+    watcher = report.read(current.state)
+    untrusted = any(problem.code == "E-TRUST" for problem in warnings)
     data: dict[str, Json] = {
         "name": case.declaration.name,
         "supervisord": case.world.daemon.pid,
+        "watcher": watcher.json() if watcher else None,
+        "untrusted_change": untrusted,
         "accelerator": case.world.hardware.accelerator,
         "profiles": [row.json() for row in rows],
     }
     bad = args.profile and rows[0].state != "healthy"
     warnings = (*warnings, *remarks(case.world.memory))
-    return Result(data, lambda style: _text(case, rows, style), warnings, exit_code=UNHEALTHY if bad else DONE)
+    about = (*_untrusted(untrusted), *_watched(watcher, case.world.now))
+    return Result(data, lambda style: _text(case, rows, about, style), warnings, exit_code=UNHEALTHY if bad else DONE)
 
 
 def _names(case: Case) -> list[str]:
@@ -134,13 +141,33 @@ def _weights(case: Case, profile: Profile) -> str | None:
     return "weights missing" if "missing" in states and case.fetches(profile) else None
 
 
-def _text(case: Case, rows: list[Row], style: Style) -> str:
+def _untrusted(found: bool) -> list[str]:
+    return ["untrusted change: what runs goes on, and nothing is applied until `lmctl trust`"] if found else []
+
+
+def _watched(watcher: Report | None, now: float) -> list[str]:
+    """Return who watches, since when, and what is in the way; nothing when nobody does."""
+    if watcher is None:
+        return []
+    since = f" since {_date(watcher.since)}" if watcher.since is not None else ""
+    looked = f", looked {human_time(max(0.0, now - watcher.looked))} ago" if watcher.looked is not None else ""
+    pid = "" if watcher.pid is None else f" by pid {watcher.pid}"
+    problems = (str(one).replace("error[", "warning[", 1) for one in watcher.problems)
+    return [f"watched{pid}{since}{looked}", *(f"  | {line}" for line in problems)]
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _text(case: Case, rows: list[Row], about: Iterable[str], style: Style) -> str:
     hardware = case.world.hardware
     accelerator = "no accelerator" if hardware.accelerator == "none" else hardware.accelerator
     head = f"{case.declaration.name}: {_daemon(case)}, {human_bytes(hardware.ram)} memory, {accelerator}"
     lines = [line for row in rows for line in row.story()]
     more = "".join(f"{line}\n" for line in ["", *lines]) if lines else ""
-    return f"{style.dim(head)}\n{table([_HEADER, *(row.cells() for row in rows)], style)}{more}"
+    heads = "".join(f"{style.dim(line)}\n" for line in (head, *about))
+    return f"{heads}{table([_HEADER, *(row.cells() for row in rows)], style)}{more}"
 
 
 def _daemon(case: Case) -> str:

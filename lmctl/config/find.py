@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from lmctl.errors import LmctlError, Place, escape
@@ -87,11 +88,13 @@ def included(folder: Path, patterns: Sequence[str], place: Place) -> tuple[str, 
     """Return the files that the globs match, sorted, as posix paths from `folder` (a real path).
 
     Raises E-INCLUDE for a link that leads out of `folder`, a file that is not there, or the declaration itself;
-    E-LIMIT for more than 256 files.
+    E-LIMIT for more than 256 files; E-PERM for a folder that may not be looked into, as its profiles are not gone.
     """
     found: set[str] = set()
     for pattern in patterns:
         before = len(found)
+        if glob.has_magic(pattern):
+            _refuse_shut(folder, pattern, place)
         for name in glob.iglob(pattern, root_dir=folder, recursive=True):  # noqa: PTH207 (relative names, lazily)
             if not (folder / name).is_dir():
                 found.add(inside(folder, name, place))
@@ -100,6 +103,24 @@ def included(folder: Path, patterns: Sequence[str], place: Place) -> tuple[str, 
         if len(found) == before and not glob.has_magic(pattern):
             _missing(folder, pattern, place)
     return tuple(sorted(found))
+
+
+def looked_into(root: str, pattern: str) -> Iterator[str]:
+    """Yield the folders in which a glob looks, the one where it begins also when it is not there."""
+    parts = PurePosixPath(pattern).parts[:-1]
+    plain = list(takewhile(lambda part: not glob.has_magic(part), parts))
+    yield "/".join((root, *plain))
+    if len(plain) < len(parts):
+        found = glob.iglob("/".join((*parts, "")), root_dir=root, recursive=True)  # noqa: PTH207
+        yield from (f"{root}/{name}".rstrip("/") for name in found)
+
+
+def _refuse_shut(folder: Path, pattern: str, place: Place) -> None:
+    for path in looked_into(str(folder), pattern):
+        if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):  # noqa: PTH112
+            shown = escape(os.path.relpath(path, folder), 80)
+            what = f"{place.file} includes what is in {shown}, which may not be looked into"
+            raise LmctlError("E-PERM", what, fix="check its permissions", place=place)
 
 
 def _missing(folder: Path, pattern: str, place: Place) -> None:

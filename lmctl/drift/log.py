@@ -15,7 +15,8 @@ _KEPT = 500  # drifts that are over
 _NOTE = """
 INSERT INTO drift (fingerprint, class, address, desired, applied, observed, first_seen, last_seen, count)
   VALUES (?,?,?,?,?,?,?,?,1)
-  ON CONFLICT (fingerprint) DO UPDATE SET last_seen=excluded.last_seen, count=count+1, resolved_at=NULL
+  ON CONFLICT (fingerprint) DO UPDATE
+    SET last_seen=max(last_seen, excluded.last_seen), count=count+1, resolved_at=NULL
 """
 _FORGET = """
 DELETE FROM drift WHERE resolved_at IS NOT NULL AND fingerprint NOT IN

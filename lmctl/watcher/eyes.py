@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from lmctl.errors import escape
 from lmctl.watcher.places import Places
 
 _STEP, _TIMEOUT = 50, 1_000  # milliseconds: between two looks of the library at its events, until it yields in any case
 _POLLED = 1_000  # milliseconds between two looks at the files where notifications fail
+_MOST = 64  # names of files that are remembered until somebody asks
 
 
 class _Ear:
@@ -26,7 +26,7 @@ class _Ear:
         self._thread.start()
 
     def hears(self, places: Places) -> bool:
-        """Whether it hears of changes in these places, and their folders are the ones that were there."""
+        """Whether it hears of changes in these places, and their folders are as they were when it began."""
         return self._thread.is_alive() and (self.places, self._folders) == (places, _identities(places))
 
     def end(self) -> None:
@@ -39,10 +39,11 @@ class _Ear:
     def _hear(self) -> None:
         try:
             self._listen(polling=False)
-        except FileNotFoundError:  # a folder went away: the next turn looks for the places anew
-            self._eyes.note(armed=self)
         except Exception as error:  # whatever the system refuses, its own error or the library's: files are read then
             if self._stop.is_set():
+                return
+            if self._folders != _identities(self.places):  # one was shut or went away: the next turn looks anew
+                self._eyes.note(armed=self)
                 return
             self._eyes.note(problem=escape(str(error)))
             with suppress(Exception):  # time still passes: every turn reads the files and begins anew
@@ -50,26 +51,33 @@ class _Ear:
 
     def _listen(self, *, polling: bool) -> None:
         armed = False
-        for changes in _changes(self.places, self._stop, polling=polling):
-            self._eyes.note({path for path in changes if self.places.counts(path)}, armed=None if armed else self)
+        folders = sorted(folder for folder, (*_, open_) in self._folders.items() if open_)
+        for changes in _changes(folders, self._stop, polling=polling):
+            if not armed and not polling:
+                self._eyes.note(problem="")
+            # a folder that is shut, opened or replaced is listened to anew
+            other = not changes.isdisjoint(self.places.folders) and self._folders != _identities(self.places)
+            files = {path for path in changes if self.places.counts(path)}
+            self._eyes.note(files, armed=self if other or not armed else None)
             armed = True
 
 
-def _identities(places: Places) -> dict[str, tuple[int, int]]:
+def _identities(places: Places) -> dict[str, tuple[int, int, bool]]:
+    """Return which folders are there, and whether they may be listened to."""
     found = {}
     for folder in places.folders:
         with suppress(OSError):
             status = os.stat(folder)  # noqa: PTH116
-            found[folder] = (status.st_ino, status.st_dev)
+            found[folder] = (status.st_ino, status.st_dev, os.access(folder, os.R_OK | os.X_OK))
     return found
 
 
-def _changes(places: Places, stop: threading.Event, *, polling: bool) -> Iterator[set[str]]:
-    """Yield paths that changed, also none at times. Raises what the system refuses."""
+def _changes(folders: Sequence[str], stop: threading.Event, *, polling: bool) -> Iterator[set[str]]:
+    """Yield paths that changed in folders, also none at times. Raises what the system refuses."""
     from watchfiles import watch  # a library of another language: only who watches pays for it
 
     found = watch(
-        *sorted(places.folders),
+        *folders,
         watch_filter=None,
         step=_STEP,
         rust_timeout=_TIMEOUT,
@@ -79,7 +87,6 @@ def _changes(places: Places, stop: threading.Event, *, polling: bool) -> Iterato
         force_polling=True if polling else None,
         poll_delay_ms=_POLLED,
         recursive=False,
-        ignore_permission_denied=True,
     )
     for changes in found:
         yield {path for _, path in changes}
@@ -94,7 +101,9 @@ class Eyes:
         self._problem: str | None = None
         self._armed = False
         self._ear: _Ear | None = None
-        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(os, "pipe2") else os.pipe()
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
         self._programs: dict[int, int] = {}  # pid -> descriptor that can be read once it ended
 
     def watch(self, places: Places) -> None:
@@ -128,7 +137,10 @@ class Eyes:
         return bool(ended)
 
     def taken(self) -> tuple[set[str], str | None, bool]:
-        """Return and forget the files that changed, why notifications failed, whether other places were begun with."""
+        """Return and forget the files that changed, why notifications fail, whether other places were begun with.
+
+        The reason is empty where they work again, None where nothing new is known.
+        """
         with self._mutex:
             found = self._files, self._problem, self._armed
             self._files, self._problem, self._armed = set(), None, False
@@ -139,9 +151,13 @@ class Eyes:
         if not files and problem is None and armed is None:
             return
         with self._mutex:
-            self._files.update(str(Path(file)) for file in files)
-            self._problem = problem or self._problem
+            self._files.update(sorted(files)[: _MOST - len(self._files)])
+            self._problem = self._problem if problem is None else problem
             self._armed = self._armed or armed is not None
+        self.wake()
+
+    def wake(self) -> None:
+        """Let whoever waits return."""
         with suppress(OSError):  # it is full: it wakes already
             os.write(self._writer, b".")
 

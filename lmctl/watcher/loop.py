@@ -19,12 +19,15 @@ from lmctl.resource import Case, Scope
 from lmctl.session import Session
 from lmctl.watcher.attempts import Attempts
 from lmctl.watcher.eyes import Eyes
+from lmctl.watcher.lookout import Lookout
 from lmctl.watcher.pace import Pace, Turn
 from lmctl.watcher.places import Places
 from lmctl.watcher.policy import Decision, decide
 from lmctl.watcher.settings import Settings
 
 COMMAND = "lmctl watch"
+_RAISE = "raise fs.inotify.max_user_watches or fs.inotify.max_user_instances"
+_BUSY = 5.0  # seconds until what another lmctl was in the way of is tried again
 
 
 @record
@@ -44,8 +47,12 @@ class Surroundings(Protocol):
     # where a change of what is read would show; what cannot be read keeps the places that were known
     def places(self, known: Places, loaded: Loaded | None) -> Places: ...
 
-    # reconcile's apply; raises as it does, and KeyboardInterrupt when the watcher is to end
-    def apply(self, session: Session, scope: Scope, wish: Wish) -> Applied: ...
+    # hash of the declaration as it is now, None while something is wrong with it; called by another thread
+    def declared(self) -> str | None: ...
+
+    # reconcile's apply, None when it was ended before it began; raises as it does, and KeyboardInterrupt when the
+    # watcher is to end
+    def apply(self, session: Session, scope: Scope, wish: Wish) -> Applied | None: ...
 
     def tell(self) -> Voice: ...
 
@@ -55,12 +62,16 @@ class Voice(Protocol):
 
     def planned(self, planned: Plan, turn: Turn, decision: Decision) -> None: ...
 
-    def applied(self, applied: Applied) -> None: ...
+    # `early`: it was ended because something else is declared by now
+    def applied(self, applied: Applied, *, early: bool) -> None: ...
 
     def drifts(self, begun: tuple[Drift, ...], over: tuple[Drift, ...]) -> None: ...
 
     # what is wrong about a topic; nothing: it is right again
     def problems(self, topic: str, problems: tuple[Problem, ...]) -> None: ...
+
+    # a turn ended
+    def looked(self) -> None: ...
 
 
 class Watcher:
@@ -75,32 +86,32 @@ class Watcher:
         self._drifts: Mapping[str, Drift] = {}
         self._removal = ""  # fingerprint of a plan that removes something and was looked at once
         self._places = around.places(Places(), first)
+        self._eyes = Eyes()
 
     def run(self) -> None:
         """Watch until interrupted; holds no lock but while something is applied or recorded."""
-        eyes = Eyes()
         try:
-            eyes.watch(self._places)
-            self._take(Turn(world=True), eyes)
+            self._eyes.watch(self._places)
+            self._take(Turn(world=True))
             while True:
-                self._heed(eyes)
+                self._heed(self._pace.wait(self._clock()))
                 due = self._pace.turn(self._clock())
                 if due is not None:
-                    self._take(due, eyes)
+                    self._take(due)
         finally:
-            eyes.close()
+            self._eyes.close()
 
-    def _heed(self, eyes: Eyes) -> None:
-        if eyes.wait(self._pace.wait(self._clock())):
+    def _heed(self, seconds: float) -> None:
+        if self._eyes.wait(seconds):
             self._pace.ended(self._clock())
-        files, problem, begun = eyes.taken()
+        files, problem, begun = self._eyes.taken()
         if files or begun:  # what changed before other places were listened to was not heard
             self._pace.saved(files, self._clock())
         if problem is not None:
             what = f"the system does not tell of changes ({problem}): files are looked at every second instead"
-            self._voice.problems("notifications", (Problem("E-LIMIT", what, "raise fs.inotify.max_user_watches"),))
+            self._voice.problems("notifications", (Problem("E-LIMIT", what, _RAISE),) if problem else ())
 
-    def _take(self, turn: Turn, eyes: Eyes) -> None:
+    def _take(self, turn: Turn) -> None:
         loaded = None
         try:
             loaded = self._load()
@@ -110,8 +121,9 @@ class Watcher:
         if loaded is not None:
             self._voice.problems("configuration", ())
             self._pace.set(loaded.settings.debounce, loaded.settings.interval)
-            self._look(loaded, turn, eyes)
-        eyes.watch(self._places)
+            self._look(loaded, turn)
+        self._eyes.watch(self._places)
+        self._voice.looked()
 
     def _load(self) -> Loaded:
         """Return what is declared. Raises what is wrong with it; another name is another declaration's programs."""
@@ -122,7 +134,7 @@ class Watcher:
             raise LmctlError("E-NAME", what, fix=f"`lmctl down {self._name}`, then begin to watch again")
         return loaded
 
-    def _look(self, loaded: Loaded, turn: Turn, eyes: Eyes) -> None:
+    def _look(self, loaded: Loaded, turn: Turn) -> None:
         problems: tuple[Problem, ...] = ()
         for step in (self._compare, self._plan) if turn.world else (self._plan,):
             try:
@@ -130,7 +142,7 @@ class Watcher:
             except LmctlError as error:
                 problems += error.problems
         self._voice.problems("world", problems)
-        eyes.follow(self._programs(loaded.session))
+        self._eyes.follow(self._programs(loaded.session))
 
     def _programs(self, session: Session) -> set[int]:
         with suppress(LmctlError):
@@ -139,7 +151,7 @@ class Watcher:
         return set()
 
     def _compare(self, loaded: Loaded, turn: Turn) -> None:
-        """Find what is not as declared, record it, and tell what is new about it. Raises E-BUSY, and as the ledger."""
+        """Find what is not as declared, record it, and tell what is new about it. Raises as the ledger does."""
         session = loaded.session
         found = comparing.look(session, ())
         now = {drift.fingerprint: drift for drift in found.drifts}
@@ -152,6 +164,9 @@ class Watcher:
                     at = found.case.world.now
                     with session.ledger.writing(at) as ledger:
                         log.note(ledger, found.drifts, at, whole=not found.problems)
+        except LmctlError as error:
+            if error.code != "E-BUSY":  # what others are at work on is no drift yet
+                raise
         finally:  # a ledger that cannot be written keeps nobody from hearing of it
             if begun or over:
                 self._voice.drifts(begun, over)
@@ -166,6 +181,7 @@ class Watcher:
         self._voice.planned(planned, turn, decision)
         if planned.empty:
             self._attempts.settled(self._clock())
+            self._voice.problems("apply", ())
         elif decision.stays is not None or not self._attempts.due(planned.fingerprint, self._clock()):
             pass  # it is told, and time passes
         elif any(change.destroys for change in planned.changes) and planned.fingerprint != self._removal:
@@ -176,18 +192,36 @@ class Watcher:
 
     def _apply(self, session: Session, case: Case, planned: Plan, scope: Scope) -> None:
         """Apply exactly this plan; when the world is another one by then, plan again."""
-        wish = Wish(COMMAND, saved=plan.to_json(planned))
-        began = self._clock()
+        wish, began = Wish(COMMAND, saved=plan.to_json(planned)), self._clock()
+        lookout = self._lookout(session)
         try:
-            applied = self._around.apply(session, scope, wish)
+            with lookout:
+                applied = self._around.apply(session, scope, wish)
         except LmctlError as error:
             if error.code == "E-PLAN-STALE":
                 self._pace.saved((), self._clock())
                 return
-            if error.code != "E-BUSY":  # that was no try: somebody else is at work
-                self._attempts.tried(planned.fingerprint, began)
+            if error.code == "E-BUSY":  # that was no try: somebody else is at work
+                self._pace.again(self._clock() + _BUSY)
+                fix = "what is to be done is done once that has ended"
+                raise LmctlError("E-BUSY", error.problems[0].what, fix=fix) from error
+            self._attempts.tried(planned.fingerprint, began)
             raise
-        self._attempts.tried(planned.fingerprint, began)
+        if not lookout.ended:
+            self._attempts.tried(planned.fingerprint, began)
         self._served = True
-        self._voice.applied(applied)
+        if applied is not None:
+            self._voice.applied(applied, early=lookout.ended)
         self._pace.saved((), self._clock())  # what was edited meanwhile, and how it is now
+
+    def _lookout(self, session: Session) -> Lookout:
+        """Return who ends an apply early once something else is declared; what is broken declares nothing."""
+        eyes, pace, around = self._eyes, self._pace, self._around
+        return Lookout(
+            heed=self._heed,
+            wake=eyes.wake,
+            settles=pace.settles,
+            obsolete=lambda: around.declared() not in (None, session.declaration.hash),
+            end=session.host.stop.set,
+            clock=self._clock,
+        )

@@ -26,6 +26,7 @@ class Pace:
         self._first: float | None = None  # of the files that changed since the last turn
         self._last = now
         self._files: set[str] = set()
+        self._again: float | None = None  # when to try once more what somebody else was in the way of
         self._ended: float | None = None  # when the first program ended since the world was compared
         self._compared = now
 
@@ -45,13 +46,23 @@ class Pace:
         """Note that a program ended."""
         self._ended = now if self._ended is None else self._ended
 
+    def again(self, at: float) -> None:
+        """Have a turn at a time, if there is none before."""
+        self._again = at
+
+    def settles(self) -> float | None:
+        """Return when the files that changed since the last turn have settled; None when none did."""
+        if self._first is None:
+            return None
+        return min(self._last + self._debounce, self._first + _LONGEST * self._debounce)
+
     def turn(self, now: float) -> Turn | None:
         """Return the turn that is due and begin it: what is noted from now on makes another one."""
         if now < self._next():
             return None
         world = now >= self._world()
         found = Turn(tuple(sorted(self._files)), world)
-        self._first, self._files = None, set()
+        self._first, self._files, self._again = None, set(), None
         if world:
             self._ended, self._compared = None, now
         return found
@@ -61,9 +72,8 @@ class Pace:
         return max(0.0, self._next() - now)
 
     def _next(self) -> float:
-        if self._first is None:
-            return self._world()
-        return min(self._last + self._debounce, self._first + _LONGEST * self._debounce, self._world())
+        settles = self._again if self._first is None else self.settles()
+        return self._world() if settles is None else min(settles, self._world())
 
     def _world(self) -> float:
         timer = self._compared + self._interval

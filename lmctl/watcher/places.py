@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable, Iterator
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from lmctl.config.find import matches
+from lmctl.config.find import looked_into, matches
 from lmctl.record import record
 
 _MOST_LINKS = 40  # that a path may lead through, as the kernel counts
@@ -43,7 +42,7 @@ def places(files: Iterable[Path], root: Path, patterns: Iterable[str] = ()) -> P
     names = {name for file in wanted for name in trail(file)}
     folders = {name.rpartition("/")[0] or "/" for name in names}
     for pattern in patterns:
-        found = list(_folders(str(root), pattern))
+        found = list(islice(looked_into(str(root), pattern), _MOST_FOLDERS))
         names.update(name for folder in found for name in trail(folder))
         folders.update(folder for folder in map(os.path.realpath, found) if os.path.isdir(folder))  # noqa: PTH112
     folders.update(name.rpartition("/")[0] or "/" for name in names)
@@ -83,16 +82,6 @@ def _target(name: str) -> str | None:
         return os.readlink(name)  # noqa: PTH115
     except OSError:
         return None
-
-
-def _folders(root: str, pattern: str) -> Iterator[str]:
-    """Yield the folders in which a glob looks, the one where it begins also when it is not there yet."""
-    parts = PurePosixPath(pattern).parts[:-1]
-    plain = list(takewhile(lambda part: not glob.has_magic(part), parts))
-    yield "/".join((root, *plain))
-    if len(plain) < len(parts):
-        found = glob.iglob("/".join((*parts, "")), root_dir=root, recursive=True)  # noqa: PTH207
-        yield from (f"{root}/{name}".rstrip("/") for name in islice(found, _MOST_FOLDERS))
 
 
 def _leads(pattern: str, name: str) -> bool:

@@ -39,6 +39,12 @@ def test_the_same_drift_is_one_row_however_often_it_is_seen(ledger):
     assert [json.loads(text) for text in row[2:]] == [{"ctx": 8192}, {"ctx": 4096}, {"ctx": 4096}]
 
 
+def test_F81_a_clock_that_jumps_back_leaves_no_row_that_was_last_seen_before_it_was_first(ledger):
+    for now in (7200.0, 1.0):
+        note(ledger, ONE, now=now)
+    assert log.known(ledger) == {ONE.fingerprint: Known(7200.0, 7200.0, 2)}
+
+
 def test_what_is_gone_is_over_and_what_comes_back_goes_on(ledger):
     note(ledger, ONE, TWO, now=1.0)
     note(ledger, TWO, now=2.0)

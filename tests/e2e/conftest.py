@@ -18,6 +18,7 @@ import pytest
 from e2e_tools import HELLO, listeners, profile
 from fakes.hub import Hub
 from fakes.ports import free_port
+from watch_tools import Watch, team_of_two
 from weights.hello import hello
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -179,3 +180,22 @@ def hub(machine: Machine) -> Iterator[Hub]:
     with Hub() as hub:
         machine.environ["HF_ENDPOINT"] = hub.url
         yield hub
+
+
+@pytest.fixture
+def team(machine: Machine, tmp_path: Path, port: Callable[[], int]) -> Machine:
+    """Two profiles of a stand-in engine that run, each in a file of its own."""
+    team_of_two(machine, tmp_path, port)
+    return machine
+
+
+@pytest.fixture
+def watch(team: Machine) -> Iterator[Watch]:
+    """A watcher that found everything as declared."""
+    watch = Watch(team)
+    watch.next("planned")
+    yield watch
+    if watch.process.poll() is None:
+        code, err = watch.end()
+        assert code == 143, err
+        assert "Traceback" not in err

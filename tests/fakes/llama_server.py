@@ -6,7 +6,7 @@
 crash_at_start[=status], crash_in=seconds, crash_after=requests, oom and segv (killed by the signal at the start),
 hang (accepts connections, answers nothing), wrong_model (lists another id), ignore_term, fork_grandchild (leaves a
 child that ignores SIGTERM), spew[=MiB] (logs without end, or that much), binary_log, slow_load[=seconds] (503 for so
-long, or as long as the file is there).
+long, or as long as the file is there), long_stream (a stream goes on for as long as the file is there).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -82,9 +83,9 @@ class Engine(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, flags: dict[str, str], mode: str, value: str) -> None:
+    def __init__(self, flags: dict[str, str], mode: str, value: str, file: Path) -> None:
         super().__init__((flags["--host"], int(flags["--port"])), Answers)
-        self.mode, self.requests = mode, 0
+        self.mode, self.file, self.requests = mode, file, 0
         self.alias = flags.get("--alias") or flags["--model"]
         self.left = int(value) if mode == "crash_after" else None
         self.slots = int(flags.get("--parallel", 4))
@@ -149,12 +150,18 @@ class Answers(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text.encode())
 
+    def _spoken(self, words: list[str]) -> Iterator[str]:
+        yield from words
+        while self.server.mode == "long_stream" and self.server.file.exists():
+            time.sleep(MOMENT)
+            yield " and"
+
     def _stream(self, words: list[str]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        for word in words:
+        for word in self._spoken(words):
             chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": word}}]}
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
@@ -192,11 +199,11 @@ def _spew(limit: int | None) -> None:
         written += os.write(2, b"srv  update_slots: nothing of interest happened here at all\n" * 1024)
 
 
-def _load(engine: Engine, file: Path, value: str) -> None:
+def _load(engine: Engine, value: str) -> None:
     """Become ready: at once, after `value` seconds, or when the mode file no longer asks for a slow load."""
     if engine.mode == "slow_load" and value:
         time.sleep(float(value))
-    while engine.mode == "slow_load" and not value and file.exists():
+    while engine.mode == "slow_load" and not value and engine.file.exists():
         time.sleep(MOMENT)
     print("main: model loaded", file=sys.stderr, flush=True)
     engine.ready.set()
@@ -218,10 +225,10 @@ def main() -> None:
         sys.exit(f"llama_model_load: error loading model: failed to open GGUF file '{flags['--model']}'")
     _misbehave(mode, value)
     try:
-        engine = Engine(flags, mode, value)
+        engine = Engine(flags, mode, value, file)
     except OSError:
         sys.exit(f"srv  start: couldn't bind HTTP server socket, hostname: {flags['--host']}, port: {flags['--port']}")
-    threading.Thread(target=_load, args=[engine, file, value], daemon=True).start()
+    threading.Thread(target=_load, args=[engine, value], daemon=True).start()
     engine.serve_forever()
 
 

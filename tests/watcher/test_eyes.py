@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
-from e2e_tools import until
+from e2e_tools import HUMBLE, until
 
 from lmctl.watcher import eyes as module
 from lmctl.watcher.eyes import Eyes
@@ -115,3 +116,53 @@ def test_a_process_that_is_followed_no_more_wakes_nobody(eyes):
         process.kill()
         process.wait()
         assert not eyes.wait(0.0)
+
+
+def test_F23_what_nobody_asks_for_is_remembered_in_bounds_and_holds_up_nobody(eyes):
+    for number in range(100_000):
+        eyes.note([f"/x/{number}.toml"])
+    files, _, _ = eyes.taken()
+    assert 0 < len(files) <= 64
+    assert eyes.wait(60.0) is False
+
+
+# a folder that may not be listened to, as somebody to whom permissions apply
+_SHUT = """
+import sys
+from pathlib import Path
+from lmctl.watcher.eyes import Eyes
+from lmctl.watcher.places import places
+
+folder = Path(sys.argv[1])
+eyes = Eyes()
+
+def until(what):
+    for _ in range(120):
+        eyes.wait(1.0)
+        files, _, begun = eyes.taken()
+        if (files if what == "heard" else begun):
+            print(what, flush=True)
+            return
+    raise SystemExit(f"never {what}")
+
+where = places([folder / "a.toml"], folder)
+eyes.watch(where)
+until("begun")
+folder.chmod(0)
+until("begun")
+eyes.watch(where)
+until("begun")
+folder.chmod(0o700)
+eyes.watch(where)
+until("begun")
+(folder / "a.toml").write_text("x")
+until("heard")
+eyes.close()
+"""
+
+
+def test_F22_a_folder_that_is_shut_and_opened_again_is_listened_to_again(root):
+    (root / "x").mkdir()
+    argv = [*HUMBLE, sys.executable, "-c", _SHUT, str(root / "x")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
+    assert done.stdout.split() == ["begun", "begun", "begun", "begun", "heard"], done.stderr

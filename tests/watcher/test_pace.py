@@ -79,3 +79,27 @@ def test_settings_count_from_when_they_are_read(pace):
     pace.saved(["a"], 11.0)
     assert pace.turn(12.5) is None
     assert pace.turn(13.0) == Turn(files=("a",))
+
+
+def test_what_somebody_was_in_the_way_of_is_tried_again_before_the_interval_ends(pace):
+    pace.again(5.0)
+    assert pace.wait(1.0) == 4.0
+    assert pace.turn(5.0) == Turn()
+    assert pace.turn(59.0) is None
+
+
+def test_trying_again_hurries_no_edit(pace):
+    pace.again(5.0)
+    pace.saved(["a"], 4.9)
+    assert pace.turn(5.5) is None
+    assert pace.turn(5.9) == Turn(files=("a",))
+    assert pace.turn(59.0) is None
+
+
+def test_what_was_saved_is_known_to_settle_until_its_turn(pace):
+    assert pace.settles() is None
+    pace.saved(["a"], 4.0)
+    pace.saved(["a"], 4.5)
+    assert pace.settles() == 5.5
+    assert pace.turn(5.5)
+    assert pace.settles() is None
