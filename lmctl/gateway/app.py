@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from lmctl.gateway import bodies, gatekeeper, metrics, paths
+from lmctl.gateway import bodies, dialects, gatekeeper, metrics, paths
 from lmctl.gateway.forward import Engines
 from lmctl.gateway.metrics import Tally
 from lmctl.gateway.paths import Endpoint
@@ -19,10 +19,10 @@ from lmctl.gateway.routing import Routes
 from lmctl.gateway.slots import Slots
 from lmctl.gateway.visit import LEFT, PRESENCE, Presence, Visit
 from lmctl.record import record
+from lmctl.spec import Json
 from lmctl.usage.rows import Row
 
 _QUIET = 5.0  # seconds that a stream waits for its engine in silence, so that it can still be refused with a status
-_COMMENT = b": waiting for the model\n\n"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -83,6 +83,7 @@ class Gateway:
 
     async def _admitted(self, scope: Scope, receive: Receive, reply: Reply) -> None:
         rules, routes = self.rules, self.routes
+        reply.dialect = paths.dialect(scope["raw_path"])
         method, headers = scope["method"], scope["headers"]
         port = scope["server"][1]
         own = port in routes.ports
@@ -98,22 +99,23 @@ class Gateway:
             await reply.whole(204, b"")
             return
         endpoint = paths.endpoint(method, scope["raw_path"])
-        reply.dialect = endpoint.dialect
         if not endpoint.body:
-            await self._told(endpoint, reply)
+            await self._told(endpoint, {}, reply)
             return
-        if not endpoint.upstream:
-            raise Refused(404, "not_found", f"{endpoint.path} is not served here; GET /v1/models lists the models")
         data = await _body(headers, receive, rules.max_body)
         if data is None:
             return
         body = bodies.parsed(data)
         bodies.checked(body, endpoint)
+        if endpoint.answered:
+            await self._told(endpoint, body, reply)
+            return
+        endpoint, body, reply.words = dialects.translated(endpoint, body, routes)
         model = bodies.model(body)
         target = routes.at(port, model, self._running()) if own else routes.find(model)
         await self._serve(Visit(scope, endpoint, target, body, reply), rules)
 
-    async def _told(self, endpoint: Endpoint, reply: Reply) -> None:
+    async def _told(self, endpoint: Endpoint, body: dict[str, Json], reply: Reply) -> None:
         """Answer what the gateway knows by itself."""
         if endpoint.name == "health":
             await reply.whole(200, b'{"status":"ok"}')
@@ -124,8 +126,11 @@ class Gateway:
             await reply.whole(200, orjson.dumps({"object": "list", "data": listed}))
         elif endpoint.name == "model":
             await reply.whole(200, orjson.dumps(_model(self.routes.find(endpoint.model).profile)))
+        elif endpoint.name == "root":
+            await reply.whole(200, b"lmctl answers here\n", kind=b"text/plain")
         else:
-            raise Refused(404, "not_found", f"{endpoint.path} is not served here; GET /v1/models lists the models")
+            told = dialects.told(endpoint, body, self.routes, self._slots.states())
+            await reply.whole(200, orjson.dumps(told))
 
     async def _serve(self, visit: Visit, rules: Rules) -> None:
         target, status = visit.target, LEFT
@@ -153,10 +158,17 @@ class Gateway:
         name, slots = visit.target.profile, self._slots
         if visit.endpoint.dialect == "anthropic" and not visit.target.anthropic:
             raise Refused(404, "not_supported", f"the engine of {name} does not speak this dialect")
+        words = visit.reply.words if not visit.endpoint.upstream else None
+        if words is not None and not words.wakes:
+            await visit.reply.whole(200, words.nothing())
+            return
         if not slots.enter(name):
             await _waited(slots, name, visit.reply if visit.streams else None, rules.quiet)
         try:
-            await self._engines.answer(visit, rules.request_timeout, slots)
+            if words is not None:
+                await visit.reply.whole(200, words.nothing())
+            else:
+                await self._engines.answer(visit, rules.request_timeout, slots)
         finally:
             slots.leave(name)
 
@@ -172,8 +184,7 @@ async def _waited(slots: Slots, name: str, stream: Reply | None, quiet: float) -
     waiting = asyncio.ensure_future(slots.wait(name))
     try:
         while not (await asyncio.wait((waiting,), timeout=quiet))[0]:
-            await stream.stream()
-            await stream.piece(_COMMENT)
+            await stream.waiting()
     except BaseException:
         waiting.cancel()
         with suppress(asyncio.CancelledError, Refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -87,3 +88,4 @@ class Standing:
     in_flight: int
     waiting: int
     failed: str = ""  # why the last start failed
+    sleeps: float = math.inf  # when it will have idled long enough to be stopped

@@ -162,7 +162,7 @@ async def _whole(exchange: Exchange, visit: Visit) -> None:
     if visit.reply.streams:  # it was begun while the engine was started
         await visit.reply.end(b"data: " + body + b"\n\n")
     else:
-        await visit.reply.whole(status, body, _SOON if status == _LOADING else ())
+        await visit.reply.answered(status, body, _SOON if status == _LOADING else ())
 
 
 async def _flow(exchange: Exchange, visit: Visit) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from lmctl.gateway.refused import Refused
@@ -30,11 +30,12 @@ class Asked:
     done: Done = "load"  # why the answer ends, where there is no path
 
 
-def named(model: str | None, known: Container[str]) -> str | None:
-    """Return the name that a client means: Ollama's write `:latest` behind every name that has no tag."""
-    if model is None or model in known:
-        return model
-    return model.removesuffix(":latest")
+def named(model: str, known: Callable[[str], object]) -> str:
+    """Return the name that a client means: Ollama's write `:latest` behind every name that has no tag.
+
+    `known` returns something true for a name that is one as it is.
+    """
+    return model if known(model) else model.removesuffix(":latest")
 
 
 def asked(endpoint: str, body: Mapping[str, Json]) -> Asked:

@@ -62,6 +62,7 @@ class Stream:
         self._told_last: dict[str, Json] = {}
         self._calls = Calls()
         self.over = False  # nothing more is said
+        self.broke: Refused | None = None  # why it is over before its end
 
     def feed(self, data: bytes, now: float) -> bytes:
         """Return the lines for the events that `data` ends."""
@@ -102,7 +103,7 @@ class Stream:
         """Return the last line of a stream that breaks off; nothing where it was over."""
         if self.over:
             return b""
-        self.over = True
+        self.over, self.broke = True, why
         return answer(why, "ollama") + b"\n"
 
     def waiting(self, now: float) -> bytes:

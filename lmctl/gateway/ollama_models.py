@@ -26,6 +26,7 @@ class Known:
     family: str = ""
     quant: str = ""
     ctx: int | None = None  # of one request
+    ttl: float | None = None  # seconds of idling after which it is stopped, None: it stays
     capabilities: tuple[str, ...] = ()
     sampling: Mapping[str, str | int | float | bool | None] = NOTHING  # as declared
     shape: Mapping[str, Json] = NOTHING
@@ -42,8 +43,9 @@ class Running:
 def known(profile: Profile, lock: Lock) -> Known:
     """Return what declaration and lock tell of a profile; a command without weights has a name and no more."""
     artifact = lock.artifacts.get(profile.weights.id) if profile.weights else None
+    ttl = profile.ttl if profile.start == "on-demand" else None
     if artifact is None:
-        return Known(profile.name, capabilities=_capabilities(profile, ()))
+        return Known(profile.name, capabilities=_capabilities(profile, ()), ttl=ttl)
     architecture = artifact.shape.get("architecture")
     return Known(
         name=profile.name,
@@ -53,6 +55,7 @@ def known(profile: Profile, lock: Lock) -> Known:
         family=architecture if isinstance(architecture, str) else "",
         quant=quant_of(artifact.files[0].path) or "",
         ctx=request_context(profile.settings, artifact.shape),
+        ttl=ttl,
         capabilities=_capabilities(profile, artifact.files),
         sampling=profile.settings.sampling,
         shape=artifact.shape,

@@ -87,7 +87,7 @@ ANSWERS: Mapping[str, tuple[str, dict[str, Json]]] = {
     "metrics": ("text/plain", _TEXT),
     "models": ("application/json", _object("object data", object={"const": "list"}, data=_list(_MODEL))),
     "model": ("application/json", _MODEL),
-    "ollama_root": ("text/plain", _TEXT),
+    "root": ("text/plain", _TEXT),
     "ollama_version": ("application/json", _object("version", version=_TEXT)),
     "ollama_tags": ("application/json", _object("models", models=_list(_object("name model details", **_ENTRY)))),
     "ollama_ps": (

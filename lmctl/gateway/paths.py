@@ -14,7 +14,7 @@ class Endpoint:
     """One method of one path.
 
     `upstream` is the engine's path for requests that are passed on as they are, empty where the gateway answers by
-    itself or translates. `model` is the name in the path of `/v1/models/{name}`.
+    itself (`answered`) or translates. `model` is the name in the path of `/v1/models/{name}`.
     """
 
     name: str
@@ -25,10 +25,15 @@ class Endpoint:
     body: bool = False  # it reads a JSON object
     stream: bool = False  # `stream` may ask for server-sent events, for JSON lines in Ollama's dialect
     model: str | None = None
+    answered: bool = False
 
 
 def _passed(name: str, dialect: Dialect, path: str, stream: bool = False) -> Endpoint:
     return Endpoint(name, dialect, "POST", path, upstream=path, body=True, stream=stream)
+
+
+def _own(name: str, dialect: Dialect, path: str) -> Endpoint:
+    return Endpoint(name, dialect, "GET", path, answered=True)
 
 
 ENDPOINTS = (
@@ -37,26 +42,34 @@ ENDPOINTS = (
     _passed("responses", "openai", "/v1/responses", stream=True),
     _passed("embeddings", "openai", "/v1/embeddings"),
     _passed("rerank", "openai", "/v1/rerank"),
-    Endpoint("models", "openai", "GET", "/v1/models"),
-    Endpoint("health", "openai", "GET", "/health"),
-    Endpoint("metrics", "openai", "GET", "/metrics"),
+    _own("models", "openai", "/v1/models"),
+    _own("health", "openai", "/health"),
+    _own("metrics", "openai", "/metrics"),
     _passed("messages", "anthropic", "/v1/messages", stream=True),  # llama-server and vLLM speak it themselves
     _passed("count_tokens", "anthropic", "/v1/messages/count_tokens"),
-    Endpoint("ollama_version", "ollama", "GET", "/api/version"),
-    Endpoint("ollama_tags", "ollama", "GET", "/api/tags"),
-    Endpoint("ollama_ps", "ollama", "GET", "/api/ps"),
-    Endpoint("ollama_show", "ollama", "POST", "/api/show", body=True),
+    _own("root", "ollama", "/"),  # which Ollama's clients ask to hear whether anybody is there
+    _own("ollama_version", "ollama", "/api/version"),
+    _own("ollama_tags", "ollama", "/api/tags"),
+    _own("ollama_ps", "ollama", "/api/ps"),
+    Endpoint("ollama_show", "ollama", "POST", "/api/show", body=True, answered=True),
     Endpoint("ollama_chat", "ollama", "POST", "/api/chat", body=True, stream=True),
     Endpoint("ollama_generate", "ollama", "POST", "/api/generate", body=True, stream=True),
     Endpoint("ollama_embed", "ollama", "POST", "/api/embed", body=True),
     Endpoint("ollama_embeddings", "ollama", "POST", "/api/embeddings", body=True),  # as it was before /api/embed
 )
-MODEL = Endpoint("model", "openai", "GET", "/v1/models/{name}")
+MODEL = _own("model", "openai", "/v1/models/{name}")
 
 _EXACT = {one.path.encode(): one for one in ENDPOINTS}
 # Names and aliases hold slashes and colons; a percent sign is none of their characters, so nothing is ever decoded.
 _MODEL = re.compile(rb"/v1/models/((?!\.{0,2}(?:/|\Z))[A-Za-z0-9._:@+-]+(?:/(?!\.{0,2}(?:/|\Z))[A-Za-z0-9._:@+-]+)*)")
 _LONGEST_NAME = 128  # bytes, as of an alias
+
+
+def dialect(raw_path: bytes) -> Dialect:
+    """Return the dialect in which a refusal of this path is read, served or not."""
+    if raw_path.startswith(b"/api/"):
+        return "ollama"
+    return "anthropic" if raw_path.startswith(b"/v1/messages") else "openai"
 
 
 def endpoint(method: str, raw_path: bytes) -> Endpoint:
@@ -69,9 +82,9 @@ def endpoint(method: str, raw_path: bytes) -> Endpoint:
     if found is None:
         shown = escape(path.decode("latin-1"), 100)
         raise Refused(404, "not_found", f"{shown} is not served here; GET /v1/models lists the models")
-    if method != found.method:
+    if method != found.method and not (method == "HEAD" and found.method == "GET"):
         shown = f"{escape(method, 20)} {escape(path.decode('latin-1'), 100)}"
-        allow = (("Allow", found.method),)
+        allow = (("Allow", "GET, HEAD" if found.method == "GET" else found.method),)
         raise Refused(405, "method_not_allowed", f"{shown} is not served; use {found.method}", headers=allow)
     return found
 

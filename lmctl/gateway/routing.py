@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from lmctl.all_backends import BACKENDS
 from lmctl.errors import escape
+from lmctl.gateway.ollama_models import Known
 from lmctl.gateway.refused import Refused
 from lmctl.record import NOTHING, record
 from lmctl.spec import Profile
@@ -44,6 +45,7 @@ class Routes:
     names: Mapping[str, str] = NOTHING
     default: str | None = None
     ports: Mapping[int, tuple[str, ...]] = NOTHING
+    models: Mapping[str, Known] = NOTHING  # what is known of the profiles' models
 
     def find(self, model: str | None) -> Target:
         """Return the target that `model` means.

@@ -88,4 +88,4 @@ class Served:
     def standing(self) -> Standing:
         draining = self.state == "ready" and (self.leaving or self.paused)
         failed = self.failed.message if self.failed is not None else ""
-        return Standing("draining" if draining else self.state, self.in_flight, len(self.waiting), failed)
+        return Standing("draining" if draining else self.state, self.in_flight, len(self.waiting), failed, self.sleeps)

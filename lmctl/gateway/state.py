@@ -11,11 +11,12 @@ from pathlib import Path
 from lmctl.errors import LmctlError, escape
 from lmctl.gateway import routing
 from lmctl.gateway.app import Rules
+from lmctl.gateway.ollama_models import Known, known
 from lmctl.gateway.routing import Routes
 from lmctl.paths import read_regular
-from lmctl.record import record
-from lmctl.session import Session
-from lmctl.spec import Declaration
+from lmctl.record import record, replace
+from lmctl.session import Session, lock_paths
+from lmctl.spec import Declaration, Lock
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _KEYS_LIMIT = 1 << 20  # bytes of the file of keys
@@ -45,10 +46,20 @@ def of(session: Session) -> State:
     listens |= {spec.profile: spec.listen for spec in specs}
     keyed = {spec.profile: state / spec.key_file for spec in specs if spec.key_file is not None}
     routes = routing.routes(declaration.profiles, listens, front.default, _engine_keys(keyed))
+    routes = replace(routes, models=_known(session))
     ports = (front.port, *sorted(routes.ports))
     return State(
         tuple((bind, port) for port in ports), _rules(declaration), routes, front.drain_timeout, _files(session)
     )
+
+
+def _known(session: Session) -> dict[str, Known]:
+    """Return what is known of every model; of a lock that cannot be read, nothing: the models answer without it."""
+    try:
+        lock = session.lock()
+    except LmctlError:
+        lock = Lock()
+    return {profile.name: known(profile, lock) for profile in session.declaration.profiles}
 
 
 def _rules(declaration: Declaration) -> Rules:
@@ -76,7 +87,7 @@ def _files(session: Session) -> tuple[Path, ...]:
     own = (state / "trust.json", state / "programs", state / "keys")
     keys = (declaration.front.keys_file,) if declaration.front.keys_file else ()
     folders = dict.fromkeys(path.parent for path in files)
-    return (*files, *folders, session.folders.config / "machine.toml", *own, *keys)
+    return (*files, *lock_paths(declaration), *folders, session.folders.config / "machine.toml", *own, *keys)
 
 
 def read_keys(path: Path) -> frozenset[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmctl.gateway.fields import FIELDS, REQUIRED
-from lmctl.gateway.paths import ENDPOINTS, endpoint
+from lmctl.gateway.paths import ENDPOINTS, dialect, endpoint
 from lmctl.gateway.refused import Refused
 
 
@@ -35,7 +35,7 @@ def test_a_model_is_looked_up_by_the_name_in_its_path(name):
 
 NOT_SERVED = [
     # what llama-server, vLLM, mlx and Ollama serve besides, some of which loads weights or stops the engine
-    *("/", "/pause", "/resume", "/update_weights", "/invocations", "/props", "/slots", "/slots/0", "/models/load"),
+    *("/pause", "/resume", "/update_weights", "/invocations", "/props", "/slots", "/slots/0", "/models/load"),
     *("/completion", "/infill", "/tokenize", "/lora-adapters", "/apply-template", "/load_lora_adapter", "/v1/tokenize"),
     *("/api/pull", "/api/push", "/api/create", "/api/delete", "/api/copy", "/api/blobs/sha256:0"),
     *(
@@ -65,15 +65,40 @@ def test_no_other_path_is_served(method, path):
     assert len(raised.value.message) < 200
 
 
+@pytest.mark.parametrize("method", ["CONNECT", "TRACE", "PUT", "DELETE", "OPTIONS", "get", "PRI", "X" * 9999, ""])
 @pytest.mark.parametrize(
-    "method", ["CONNECT", "TRACE", "PUT", "DELETE", "HEAD", "OPTIONS", "get", "PRI", "X" * 9999, ""]
+    ("path", "allow"), [(b"/health", "GET, HEAD"), (b"/api/chat", "POST"), (b"/v1/models/code", "GET, HEAD")]
 )
-@pytest.mark.parametrize(("path", "allow"), [(b"/health", "GET"), (b"/api/chat", "POST"), (b"/v1/models/code", "GET")])
 def test_I125_no_other_method_is_served(method, path, allow):
     with pytest.raises(Refused) as raised:
         endpoint(method, path)
     assert (raised.value.status, raised.value.code) == (405, "method_not_allowed")
     assert raised.value.headers == (("Allow", allow),)
+
+
+@pytest.mark.parametrize("path", [one.path for one in ENDPOINTS if one.method == "GET"])
+def test_what_is_got_may_be_asked_for_its_head(path):
+    assert endpoint("HEAD", path.encode()) == endpoint("GET", path.encode())
+
+
+def test_I125_no_head_is_asked_for_of_what_is_posted():
+    with pytest.raises(Refused) as raised:
+        endpoint("HEAD", b"/api/chat")
+    assert (raised.value.status, raised.value.headers) == (405, (("Allow", "POST"),))
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/api/chat", "ollama"),
+        ("/api/pull", "ollama"),
+        ("/v1/messages/count_tokens", "anthropic"),
+        ("/v1/models", "openai"),
+        ("/x", "openai"),
+    ],
+)
+def test_a_refusal_is_read_in_the_dialect_of_its_path(path, told):
+    assert dialect(path.encode()) == told
 
 
 def test_I125_a_tunnel_is_not_opened():
