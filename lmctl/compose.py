@@ -26,6 +26,7 @@ from lmctl.result import style_for
 from lmctl.spec import Declaration, Hardware
 
 if TYPE_CHECKING:
+    from lmctl.hosts.desk import GatewayDesk
     from lmctl.hosts.endpoint import Endpoint
     from lmctl.hosts.hub import HuggingFace
     from lmctl.hosts.premises import LocalPremises
@@ -70,6 +71,12 @@ class LocalHost:
     @cached_property
     def engines(self) -> Engines:
         return Engines(self._declaration.machine.binaries, self._environ.get("PATH", ""), self._folders.cache)
+
+    @cached_property
+    def desk(self) -> GatewayDesk:
+        from lmctl.hosts.desk import GatewayDesk
+
+        return GatewayDesk(self._folders.declaration(self._declaration.name))
 
     @cached_property
     def premises(self) -> LocalPremises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -240,6 +241,14 @@ class Engines(Protocol):
     def check(self, backend: str, argv: Sequence[str], folder: Path) -> str | None: ...
 
 
+class Desk(Protocol):
+    """The gateway of this declaration, where one runs."""
+
+    # within it requests for these profiles wait; it begins when those under way ended, after `seconds` at the latest.
+    # Nothing where no gateway runs
+    def drained(self, profiles: Collection[str], seconds: float) -> AbstractContextManager[None]: ...
+
+
 class Host(Protocol):
     """The outside world of one run; each part is made when it is first asked for."""
 
@@ -260,6 +269,9 @@ class Host(Protocol):
 
     @property
     def engines(self) -> Engines: ...
+
+    @property
+    def desk(self) -> Desk: ...
 
     @property
     def premises(self) -> Premises: ...

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lmctl import condition, logtail, unsupervised
-from lmctl.desired import Desired, running_rivals
+from lmctl.desired import Desired, lives, running_rivals
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Daemon, Progress
 from lmctl.ledger import Applied
@@ -32,13 +32,14 @@ def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case:
             yield Outcome(change, error)
     if not possible:
         return
+    waiting = {name: asked[name] for name, change in possible.items() if _starts(change, asked.get(name))}
     try:
-        _write(possible, asked, case, run)
+        with run.host.desk.drained(_ending(possible, asked, case), case.declaration.front.drain_timeout):
+            _write(possible, asked, case, run)
+            failures = _start(waiting, run)
     except LmctlError as error:
         yield from (Outcome(change, error) for change in possible.values())
         return
-    waiting = {name: asked[name] for name, change in possible.items() if _starts(change, asked.get(name))}
-    failures = _start(waiting, run)
     with run.unlocked():
         failures |= _await_health({name: want for name, want in waiting.items() if name not in failures}, run)
     _confirm(waiting, failures, run)
@@ -145,6 +146,13 @@ def _going(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: C
     starting = {name for name, change in possible.items() if _starts(change, asked.get(name))}
     rivals = {rival for name in starting & case.scope.run for rival in running_rivals(case, asked[name].profile)}
     return frozenset({*starting, *rivals, *(name for name, change in possible.items() if change.verb == "delete")})
+
+
+def _ending(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: Case) -> frozenset[str]:
+    """Return those of them that serve now, behind a gateway: what is asked of them may end first."""
+    if not case.declaration.front.enabled:
+        return frozenset()
+    return frozenset(name for name in _going(possible, asked, case) if lives(case, name))
 
 
 def _replaces(change: Change, want: Desired, before: Daemon) -> bool:

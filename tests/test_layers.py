@@ -19,6 +19,7 @@ LAYERS = (
     ("launch", "embedded", "redact"),
     (
         "belongings",
+        "local_sockets",
         "mutex",
         "source",
         "logtail",

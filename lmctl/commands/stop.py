@@ -66,7 +66,10 @@ def _stop(current: Session, names: list[str], unwritten: list[Problem]) -> set[s
     for name in names:
         with _noting(unwritten):
             supervisor.hold(program_id(name))
-        supervisor.stop(program_id(name))
+    served = [name for name in names if program_id(name) in alive and current.declaration.front.enabled]
+    with current.host.desk.drained(served, current.declaration.front.drain_timeout):
+        for name in names:
+            supervisor.stop(program_id(name))
     gone = current.forget(frozenset(names)) - adhoc.declared(current.declaration)
     ran = {name for name in names if program_id(name) in alive or before.lost}
     if not gone:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import resource
 import signal
-import stat
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from lmctl import launch
+from lmctl import launch, local_sockets
 from lmctl.errors import LmctlError, escape
 from lmctl.hosts import pids
 from lmctl.paths import disk_error, make_private
 from lmctl.record import record
 
-_SOCKET_LIMIT = 96  # supervisord first binds a name of up to eight bytes more, and the kernel takes 104 to 108
 _START_TIMEOUT = 30.0
 _ROOMY = 4096  # open files: room for 800 programs without a restart of the daemon
 ARGUMENTS = ("-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf")  # of Python; a daemon keeps them
@@ -28,15 +25,8 @@ FOLDER = "LMCTL_STATE"  # in a daemon's environment: the folder that it was star
 
 
 def socket_path(folder: Path) -> Path:
-    """Return where the daemon of a state folder listens: in it, or in /tmp where that path would be too long."""
-    inside = folder / "s.sock"
-    if len(os.fsencode(inside)) <= _SOCKET_LIMIT:
-        return inside
-    return _short_folder() / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}.sock"
-
-
-def _short_folder() -> Path:
-    return Path(f"/tmp/lmctl-{os.getuid()}")  # noqa: S108 checked before use, in `prepare_socket`
+    """Return where the daemon of a state folder listens."""
+    return local_sockets.path(folder, "s")
 
 
 def socket_text(folder: Path) -> str:
@@ -47,11 +37,7 @@ def socket_text(folder: Path) -> str:
 
 def trusted_socket(folder: Path) -> bool:
     """Return whether the folder that the socket lies in can hold nobody else's socket."""
-    try:
-        status = socket_path(folder).parent.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+    return local_sockets.trusted(socket_path(folder))
 
 
 def prepare_socket(folder: Path) -> None:
