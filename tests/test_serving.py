@@ -43,6 +43,14 @@ class Supervisor:
     def ending(self, program: str) -> str:
         return "terminated by SIGKILL"
 
+    @contextmanager
+    def drained(self, profiles: frozenset[str], seconds: float) -> Iterator[None]:
+        if profiles:
+            self.calls.append(f"drain {', '.join(sorted(profiles))} {seconds:g}")
+        yield
+        if profiles:
+            self.calls.append("let go")
+
     def __getattr__(self, name: str) -> Any:
         return lambda *args: self.calls.append(name)
 
@@ -81,8 +89,9 @@ def carry(tmp_path):
         supervisor = Supervisor(tmp_path, *(states or (RUNNING,)))
         root = lambda pid, roots: pid if pid in roots else None  # noqa: E731
         processes = SimpleNamespace(probe=probe, listener=lambda port: listener, root=root)
+        engines = SimpleNamespace(check=checked)
         host = SimpleNamespace(
-            supervisor=supervisor, processes=processes, engines=SimpleNamespace(check=checked), now=lambda: 1.0
+            supervisor=supervisor, processes=processes, engines=engines, desk=supervisor, now=lambda: 1.0
         )
         (change,) = (change for change in make_plan(whole).changes if change.stage == "serve")
         asked = desired.programs(whole).ready
@@ -102,6 +111,12 @@ def test_a_program_that_answers_is_done(carry):
     error, supervisor = carry(health=("down", "loading", "healthy"))
     assert error is None
     assert supervisor.calls == ["release", "write", "reload", "write", "start"]
+
+
+def test_F30_what_a_running_program_is_asked_ends_before_it_is_replaced(carry):
+    error, supervisor = carry(daemon=Daemon(99, {ID: RUNNING}, {}))
+    assert error is None
+    assert supervisor.calls == ["drain code 30", "release", "write", "reload", "write", "start", "let go"]
 
 
 @pytest.mark.parametrize(("why", "key"), [("/health answers 404", True), ("nothing listens on 127.0.0.1:1", False)])
