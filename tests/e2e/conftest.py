@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,9 @@ class Machine:
         return found
 
 
-@pytest.fixture
-def machine(home: Path) -> Iterator[Machine]:
-    """A machine whose programs are all gone after the test, and whose token is nowhere."""
+@contextmanager
+def machine_in(home: Path) -> Iterator[Machine]:
+    """A machine whose programs are all gone at the end, and whose token is nowhere."""
     folder = home / "repo"
     folder.mkdir()
     machine = Machine(home, folder)
@@ -141,6 +142,20 @@ def machine(home: Path) -> Iterator[Machine]:
     seen += [*canary.in_files(home), *canary.in_texts(machine.said)]
     assert not seen, f"the token is in: {seen}"
     assert not open_to_others, f"not on loopback: {open_to_others}"
+
+
+@pytest.fixture
+def machine(home: Path) -> Iterator[Machine]:
+    """A machine for one test."""
+    with machine_in(home) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def lasting_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine for all tests of a file, which only ask what runs there."""
+    with machine_in(tmp_path_factory.mktemp("h")) as machine:
+        yield machine
 
 
 @pytest.fixture
