@@ -40,6 +40,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
             names = ", ".join(first.routes.targets) or "nothing yet"
             context.err.write(f"http://{host}:{port}/v1 answers for {names}\n")
             context.err.flush()
+        follower.note()
         recorder = Recorder(current.state / "usage.db", accounts.keep, say=follower.say)
         note = recorder.add if accounts.enabled else lambda row: None
         gateway = Gateway(first.rules, first.routes, Unbounded(), note)
@@ -58,7 +59,8 @@ class _Follower:
         from lmctl.gateway import state
 
         self._context, self._made, self._said = context, state.of, ""
-        self.state = state.of(current)
+        self._noted: tuple[str, ...] = ()
+        self.state = self._made(current, context.environ, offline=context.options.offline)
         self._seen = self._signature()
 
     def look(self) -> State | None:
@@ -68,13 +70,21 @@ class _Follower:
             return None
         self._seen = seen
         try:
-            self.state = self._made(session(self._context))
+            found, offline = session(self._context), self._context.options.offline
+            self.state = self._made(found, self._context.environ, offline=offline)
         except LmctlError as error:
             self.say(f"everything stays as it was: {error}")
             return None
         self._said = ""
         self._seen = self._signature()  # of the files that it reads now
+        self.note()
         return self.state
+
+    def note(self) -> None:
+        """Tell of clouds that are not asked; the same ones once."""
+        if self.state.notes not in (self._noted, ()):
+            self.say("\n".join(self.state.notes))
+        self._noted = self.state.notes
 
     def say(self, text: str) -> None:
         """Tell whoever reads the log; the same thing once."""

@@ -13,7 +13,7 @@ from lmctl.config.gated import Consent, shown
 from lmctl.config.layers import Layer
 from lmctl.config.make import place_of
 from lmctl.errors import Problem, escape
-from lmctl.front import AUTO, Cloud
+from lmctl.front import CLOUD, Cloud
 from lmctl.portable import same_name
 from lmctl.record import record
 from lmctl.trust import Field
@@ -73,13 +73,9 @@ def problems(layers: Sequence[Layer], every: Sequence[Layer]) -> Iterator[Proble
             yield Problem("E-CONFLICT", what, "keep one", merged.place("key_file"))
 
 
-def aliases(composed: Mapping[str, Composed], declared: Collection[str], routed: bool) -> Iterator[Problem]:
-    """Yield aliases that are the names of clouds, or the router's where one is declared (`routed`).
-
-    No profile can be called so: names hold no colon, and `auto` is reserved.
-    """
-    taken = {same_name(f"cloud:{name}"): f"cloud {name}" for name in declared}
-    taken |= {AUTO: "the router"} if routed else {}
+def aliases(composed: Mapping[str, Composed], declared: Collection[str]) -> Iterator[Problem]:
+    """Yield aliases that are the names of clouds; no profile can be called so, for its name holds no colon."""
+    taken = {same_name(f"{CLOUD}{name}"): f"cloud {name}" for name in declared}
     for name, one in composed.items():
         for alias in one.keys.get("aliases", ()):
             if owner := taken.get(same_name(alias)):

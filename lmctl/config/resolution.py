@@ -138,7 +138,7 @@ def _together(inputs: Inputs, sound: Sound, composed: Mapping[str, Composed]) ->
     clouds = check.table_names(inputs.layers, "cloud")
     yield from check.references(sound.layers, composed, sound.names, clouds)
     yield from elsewhere.problems(sound.layers, inputs.layers)
-    yield from elsewhere.aliases(composed, clouds, bool(check.Merged(sound.layers, "router").keys))
+    yield from elsewhere.aliases(composed, clouds)
     whole = {name: one for name, one in composed.items() if name not in sound.partly}
     yield from check.groups(sound.layers, whole, sound.names)
     gateway = check.Merged(sound.layers, "gateway")

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from lmctl.gateway import bodies, dialects, gatekeeper, metrics, paths
+from lmctl.gateway import ways as leads
 from lmctl.gateway.forward import Engines
 from lmctl.gateway.metrics import Tally
 from lmctl.gateway.paths import Endpoint
@@ -18,6 +19,7 @@ from lmctl.gateway.reply import Reply, Send
 from lmctl.gateway.routing import Routes
 from lmctl.gateway.slots import Slots
 from lmctl.gateway.visit import LEFT, PRESENCE, Presence, Visit
+from lmctl.gateway.ways import Way
 from lmctl.record import record
 from lmctl.spec import Json
 from lmctl.usage.rows import Row
@@ -111,9 +113,14 @@ class Gateway:
             await self._told(endpoint, body, reply)
             return
         endpoint, body, reply.words = dialects.translated(endpoint, body, routes)
-        model = bodies.model(body)
-        target = routes.at(port, model, self._running()) if own else routes.find(model)
-        await self._serve(Visit(scope, endpoint, target, body, reply), rules)
+        if own:
+            target = routes.at(port, bodies.model(body), self._running())
+            ways = leads.behind(routes, endpoint, Way(target))
+        else:
+            ways = leads.ways(routes, endpoint, body, headers)
+        visit = Visit(scope, endpoint, ways, body, reply)
+        while not await self._served(visit, rules):
+            pass
 
     async def _told(self, endpoint: Endpoint, body: dict[str, Json], reply: Reply) -> None:
         """Answer what the gateway knows by itself."""
@@ -122,40 +129,56 @@ class Gateway:
         elif endpoint.name == "metrics":
             await reply.whole(200, metrics.render(self.tallies, self._slots), kind=metrics.KIND)
         elif endpoint.name == "models":
-            listed = [_model(name) for name in self.routes.targets]
+            listed = [_model(*one) for one in leads.listed(self.routes)]
             await reply.whole(200, orjson.dumps({"object": "list", "data": listed}))
         elif endpoint.name == "model":
-            await reply.whole(200, orjson.dumps(_model(self.routes.find(endpoint.model).profile)))
+            await reply.whole(200, orjson.dumps(self._named(endpoint.model or "")))
         elif endpoint.name == "root":
             await reply.whole(200, b"lmctl answers here\n", kind=b"text/plain")
         else:
             told = dialects.told(endpoint, body, self.routes, self._slots.states())
             await reply.whole(200, orjson.dumps(told))
 
-    async def _serve(self, visit: Visit, rules: Rules) -> None:
-        target, status = visit.target, LEFT
+    def _named(self, model: str) -> dict[str, Any]:
+        """Return what is told of one model. Raises Refused 404."""
+        owners = dict(leads.listed(self.routes))
+        return _model(model, owners[model]) if model in owners else _model(self.routes.find(model).profile, "lmctl")
+
+    async def _served(self, visit: Visit, rules: Rules) -> bool:
+        """Have one who may answer a visit do so; return whether nobody else is to be asked."""
+        target, status, done = visit.target, LEFT, True
         tally = self.tallies.get(target.profile) or self.tallies.setdefault(target.profile, Tally())
         tally.running += 1
         try:
             await self._in_turn(visit, rules)
             status = visit.reply.status or LEFT
         except Refused as refused:
-            status = refused.status
+            if visit.passed_on(refused):
+                done = False
+                return False
+            told = visit.told(refused)
+            status = told.status
             visit.partial = visit.reply.streams
-            raise
+            raise told from None
         except asyncio.CancelledError:
             visit.partial = True
             if visit.reply.streams:  # the client hears nothing any more, or the time to end is over
                 await visit.reply.refused(_ending())
-                return
+                return True
             raise
         finally:
             tally.running -= 1
-            visit.ended(status, tally, self._note)
+            if done:
+                visit.ended(status, tally, self._note)
+        return True
 
     async def _in_turn(self, visit: Visit, rules: Rules) -> None:
         """Wait for a slot of the profile, have the engine answer, and give the slot back."""
         name, slots = visit.target.profile, self._slots
+        if visit.target.cloud is not None:
+            await visit.placed()
+            await self._engines.answer(visit, rules.request_timeout, slots)
+            return
         if visit.endpoint.dialect == "anthropic" and not visit.target.anthropic:
             raise Refused(404, "not_supported", f"the engine of {name} does not speak this dialect")
         words = visit.reply.words if not visit.endpoint.upstream else None
@@ -167,8 +190,9 @@ class Gateway:
         try:
             if words is not None:
                 await visit.reply.whole(200, words.nothing())
-            else:
-                await self._engines.answer(visit, rules.request_timeout, slots)
+                return
+            await visit.placed()
+            await self._engines.answer(visit, rules.request_timeout, slots)
         finally:
             slots.leave(name)
 
@@ -213,5 +237,5 @@ def _ending() -> Refused:
     return Refused(503, "ending", "the gateway ends", headers=(("Retry-After", "5"),))
 
 
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "lmctl"}
+def _model(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 
 import orjson
+import truststore
 
 from lmctl.errors import escape
+from lmctl.gateway import cloud_fields
 from lmctl.gateway.accounting import Sieve, counts
 from lmctl.gateway.refused import Refused
 from lmctl.gateway.routing import Routes, Target
@@ -24,15 +27,19 @@ _STREAM, _JSON = b"text/event-stream", b"application/json"
 _LOADING = 503
 _LOOK = 1.0  # seconds between two looks at whose time is over
 _SOON = ((b"retry-after", b"1"),)
+_KEYS = (401, 403)  # what a cloud answers to a wrong key: nothing that its client could mend
+_BUSY = 429
+Where = tuple[str, int, bool | None]  # host, port; None: an engine, else whether a cloud is asked over TLS
 # The endpoints whose streams tell their tokens only when they are asked to.
 _ASKED = frozenset(["chat", "completions"])
 
 
 class Engines:
-    """The pools of connections to engines, by address."""
+    """The pools of connections to engines and clouds, by address."""
 
     def __init__(self) -> None:
-        self._pools: dict[tuple[str, int], Pool] = {}
+        self._pools: dict[Where, Pool] = {}
+        self._tls: ssl.SSLContext | None = None  # made for the first cloud: it takes its time
         self._waiting: dict[Visit, float] = {}  # until when each has to be answered, by the monotonic clock
         self._timer: asyncio.TimerHandle | None = None
 
@@ -45,7 +52,7 @@ class Engines:
 
     def keep(self, routes: Routes) -> None:
         """Let go of the pools of engines that are not where they were."""
-        here = {(target.host, target.port) for target in routes.targets.values()}
+        here = {_where(target) for target in (*routes.targets.values(), *routes.clouds.values())}
         for where in self._pools.keys() - here:
             self._pools.pop(where).close()
 
@@ -58,6 +65,7 @@ class Engines:
         try:
             exchange = await self._ask(visit, slots)
             async with exchange:
+                _declined(exchange.head.status, visit)
                 if _streams(exchange, visit.target):
                     self._waiting.pop(visit, None)  # a stream that flows may last as long as it likes
                     await _flow(exchange, visit)
@@ -90,22 +98,52 @@ class Engines:
 
     async def _ask(self, visit: Visit, slots: Slots) -> Exchange:
         """Send the request, `model` being what that engine calls it. Raises Refused: 502, 503."""
-        target = visit.target
-        where = (target.host, target.port)
-        pool = self._pools.get(where) or self._pools.setdefault(where, Pool(*where))
+        target, path = visit.target, visit.endpoint.upstream
+        pool = self._pools.get(_where(target)) or self._pool(target)
+        if target.cloud is not None:
+            if target.cloud.problem:
+                raise Refused(503, "cloud_key_missing", target.cloud.problem)
+            path = target.cloud.base + path.removeprefix("/v1")
         try:
-            return await pool.ask(b"POST", visit.endpoint.upstream.encode(), _headers(target), _told(visit))
-        except Unreachable:
+            return await pool.ask(b"POST", path.encode(), _headers(target), _told(visit))
+        except Unreachable as error:
+            if target.cloud is not None:
+                raise Refused(502, "cloud_unreachable", f"{target.profile} is not reached: {error}") from error
             slots.lost(target.profile)
             message = f"{target.profile} does not run: start it with `lmctl start {target.profile}`"
             raise Refused(503, "model_not_running", message, headers=(("Retry-After", "5"),)) from None
         except Broken as error:
             raise broken(target, str(error)) from error
 
+    def _pool(self, target: Target) -> Pool:
+        if target.cloud is not None and target.cloud.secure:
+            self._tls = self._tls or truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            pool = Pool(target.host, target.port, self._tls, again=False)
+        else:
+            pool = Pool(target.host, target.port, again=target.cloud is None)
+        return self._pools.setdefault(_where(target), pool)
+
+
+def _where(target: Target) -> Where:
+    return target.host, target.port, None if target.cloud is None else target.cloud.secure
+
 
 def broken(target: Target, why: str) -> Refused:
-    """Return what a client is told of an engine that failed."""
-    return Refused(502, "upstream_error", f"the engine of {target.profile} failed: {why}")
+    """Return what a client is told of an engine or a cloud that failed."""
+    who = "the engine of " if target.cloud is None else ""
+    return Refused(502, "upstream_error", f"{who}{target.profile} failed: {why}")
+
+
+def _declined(status: int, visit: Visit) -> None:
+    """Raise Refused for an answer that says nothing of the request, where that is not the client's business.
+
+    What a cloud says of its key may show a part of it, and a client would look for the mistake in its own.
+    """
+    if visit.target.cloud is not None and status in _KEYS:
+        message = f"{visit.target.profile} answered {status}: its key is missing, wrong, or may not use that model"
+        raise Refused(502, "cloud_refused", message)
+    if visit.spare and (status >= 500 or status == _BUSY):
+        raise broken(visit.target, f"it answered {status}")
 
 
 def _headers(target: Target) -> Headers:
@@ -114,7 +152,8 @@ def _headers(target: Target) -> Headers:
 
 def _told(visit: Visit) -> bytes:
     """Return the body as the engine reads it; of streams, with the wish to be told their tokens."""
-    body: dict[str, Json] = {**visit.body, "model": visit.target.model}
+    said = visit.body if visit.target.cloud is None else cloud_fields.told(visit.endpoint.name, visit.body)
+    body: dict[str, Json] = {**said, "model": visit.target.model}
     if visit.streams and visit.endpoint.name in _ASKED:
         options = body.get("stream_options")
         body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
@@ -159,6 +198,7 @@ async def _whole(exchange: Exchange, visit: Visit) -> None:
     if not isinstance(answer, dict):
         raise broken(target, f"it answered {status} with what is no JSON object")
     visit.counts = counts(answer)
+    visit.settled()
     if visit.reply.streams:  # it was begun while the engine was started
         await visit.reply.end(b"data: " + body + b"\n\n")
     else:
@@ -168,19 +208,24 @@ async def _whole(exchange: Exchange, visit: Visit) -> None:
 async def _flow(exchange: Exchange, visit: Visit) -> None:
     """Pass on a stream as it comes. Raises Refused where it breaks off."""
     reply, sieve = visit.reply, Sieve(_hides(visit))
-    await reply.stream()
+    if not visit.spare:  # else nothing is said before the engine says something: it may end while it reads the prompt
+        await reply.stream()
     try:
         async for data in exchange.chunks():
             passed = sieve.feed(data)
             if passed:
                 if visit.first is None:
                     visit.first = visit.elapsed()
+                    visit.settled()
+                    await reply.stream()
                 await reply.piece(passed)
     except Broken as error:
         rest = sieve.end()
-        if rest:
+        if rest and not visit.spare:
             await reply.piece(rest)
         raise broken(visit.target, str(error)) from error
     finally:
         visit.counts = sieve.counts
+    visit.settled()
+    await reply.stream()
     await reply.end(sieve.end())

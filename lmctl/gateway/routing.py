@@ -9,6 +9,7 @@ from lmctl.all_backends import BACKENDS
 from lmctl.errors import escape
 from lmctl.gateway.ollama_models import Known
 from lmctl.gateway.refused import Refused
+from lmctl.gateway.router import Table
 from lmctl.record import NOTHING, record
 from lmctl.spec import Profile
 from lmctl.usage.rows import model_name
@@ -21,8 +22,17 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S1
 
 
 @record
+class Elsewhere:
+    """What is different where a model is served by a cloud: `base` comes before its paths, `problem` keeps it away."""
+
+    base: str = "/v1"
+    secure: bool = True
+    problem: str = ""
+
+
+@record
 class Target:
-    """Where one profile's engine listens, and under which name it knows its model."""
+    """Where one profile's engine listens, and under which name it knows its model; or the same of a cloud."""
 
     profile: str
     host: str
@@ -32,13 +42,15 @@ class Target:
     backend: str = ""
     weights: str = ""  # what usage calls the model: a repository, or a file
     key: bytes | None = None  # that the engine demands
+    cloud: Elsewhere | None = None  # `profile` is then `cloud:NAME`
 
 
 @record
 class Routes:
     """All targets in the order of their declaration; `names` are the other names of profiles.
 
-    `ports` are the ports of profiles' own, each with the profiles that are reached there.
+    `ports` are the ports of profiles' own, each with the profiles that are reached there. `clouds` are by name, as are
+    the `untrusted` ones; `fallback` says by profile who is asked when it cannot answer, `router` what `auto` means.
     """
 
     targets: Mapping[str, Target] = NOTHING
@@ -46,6 +58,10 @@ class Routes:
     default: str | None = None
     ports: Mapping[int, tuple[str, ...]] = NOTHING
     models: Mapping[str, Known] = NOTHING  # what is known of the profiles' models
+    clouds: Mapping[str, Target] = NOTHING
+    untrusted: tuple[str, ...] = ()
+    fallback: Mapping[str, tuple[str, ...]] = NOTHING
+    router: Table | None = None
 
     def find(self, model: str | None) -> Target:
         """Return the target that `model` means.

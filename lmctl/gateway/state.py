@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lmctl.errors import LmctlError, escape
-from lmctl.gateway import routing
+from lmctl.gateway import clouds, routing
 from lmctl.gateway.app import Rules
 from lmctl.gateway.ollama_models import Known, known
 from lmctl.gateway.routing import Routes
@@ -27,7 +27,8 @@ _SHORTEST = 16  # characters of a key: what is shorter can be guessed
 class State:
     """`addresses` to listen on, the gateway's own first; `drain` is how long requests may take to end, in seconds.
 
-    `files` are what it was made of: when none of them changes, it does not either.
+    `files` are what it was made of: when none of them changes, it does not either. `notes` say which clouds are not
+    asked, and why.
     """
 
     addresses: tuple[tuple[str, int], ...]
@@ -35,9 +36,10 @@ class State:
     routes: Routes
     drain: float
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
-def of(session: Session) -> State:
+def of(session: Session, environ: Mapping[str, str], *, offline: bool = False) -> State:
     """Return what a session says now. Raises E-BIND, and E-PERM, E-FILE or E-SECRET for the file of keys."""
     declaration, state = session.declaration, session.state
     front, bind = declaration.front, declaration.machine.bind
@@ -47,10 +49,10 @@ def of(session: Session) -> State:
     keyed = {spec.profile: state / spec.key_file for spec in specs if spec.key_file is not None}
     routes = routing.routes(declaration.profiles, listens, front.default, _engine_keys(keyed))
     routes = replace(routes, models=_known(session))
+    routes = clouds.with_clouds(routes, declaration, environ, offline=offline)
     ports = (front.port, *sorted(routes.ports))
-    return State(
-        tuple((bind, port) for port in ports), _rules(declaration), routes, front.drain_timeout, _files(session)
-    )
+    addresses, notes = tuple((bind, port) for port in ports), tuple(clouds.notes(routes))
+    return State(addresses, _rules(declaration), routes, front.drain_timeout, _files(session), notes)
 
 
 def _known(session: Session) -> dict[str, Known]:
@@ -85,7 +87,8 @@ def _files(session: Session) -> tuple[Path, ...]:
     declaration, state = session.declaration, session.state
     files = (declaration.file, *(declaration.folder / name for name in declaration.sources))
     own = (state / "trust.json", state / "programs", state / "keys")
-    keys = (declaration.front.keys_file,) if declaration.front.keys_file else ()
+    named = (declaration.front.keys_file, *(cloud.key_file for cloud in declaration.clouds))
+    keys = tuple(path for path in named if path is not None)
     folders = dict.fromkeys(path.parent for path in files)
     return (*files, *lock_paths(declaration), *folders, session.folders.config / "machine.toml", *own, *keys)
 

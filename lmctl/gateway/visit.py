@@ -12,8 +12,10 @@ from typing import Any
 from lmctl.gateway.accounting import NONE, Counts
 from lmctl.gateway.metrics import Tally
 from lmctl.gateway.paths import Endpoint
+from lmctl.gateway.refused import Refused
 from lmctl.gateway.reply import Reply
 from lmctl.gateway.routing import Target
+from lmctl.gateway.ways import Way, Ways, passes_on
 from lmctl.spec import Json
 from lmctl.usage.rows import LOCAL, Row
 
@@ -47,19 +49,26 @@ class Visit:
     """What is known of a request that a profile is to answer; `ended` makes its row and counts it."""
 
     __slots__ = (
-        *("_scope", "began", "body", "counts", "endpoint", "first", "overdue", "partial", "reply", "target"),
-        *("task", "where"),
+        *("_scope", "_ways", "asked", "began", "body", "counts", "declined", "endpoint", "first", "headers", "overdue"),
+        *("partial", "reply", "spare", "target", "task", "way"),
     )
 
     def __init__(
-        self, scope: MutableMapping[str, Any], endpoint: Endpoint, target: Target, body: dict[str, Json], reply: Reply
+        self, scope: MutableMapping[str, Any], endpoint: Endpoint, ways: Ways, body: dict[str, Json], reply: Reply
     ) -> None:
         self._scope, self.began = scope, time.monotonic()
         presence: Presence | None = scope.get(PRESENCE)
         self.task = presence.task if presence is not None else None
         self.overdue = False  # its time to be answered is over
-        self.endpoint, self.target, self.body, self.reply = endpoint, target, body, reply
-        self.where = LOCAL
+        self.endpoint, self._ways, self.body, self.reply = endpoint, ways, body, reply
+        self.headers = reply.headers
+        self.way: Way = ways[0]  # who is asked now
+        self.target: Target = self.way.target
+        self.spare = len(ways) - 1  # how many may be asked after that
+        self.asked = next((way.target.profile for way in ways if way.target.cloud is None), None)
+        self.declined: Refused | None = None  # why the first could not answer
+        if not self.spare:
+            reply.headers = (*self.headers, *self.way.told())
         self.counts: Counts = NONE
         self.first: float | None = None  # seconds until something of a stream could be read
         self.partial = False
@@ -69,6 +78,39 @@ class Visit:
         """Whether the client asked for a stream."""
         return self.body.get("stream") is True
 
+    async def placed(self) -> None:
+        """Tell the client who is asked now, where several may be: in a stream that has begun, by a comment."""
+        if len(self._ways) == 1:
+            return
+        told = self.way.told()
+        self.reply.headers = (*self.headers, *told)
+        if self.reply.streams and self.reply.words is None:
+            await self.reply.piece(b"".join(b": %b: %b\n" % pair for pair in told) + b"\n")
+
+    def passed_on(self, refused: Refused) -> bool:
+        """Go on to the next who may answer; False where there is none, or the request itself is at fault."""
+        if not self.spare or not passes_on(refused):
+            return False
+        self.declined = self.declined or refused
+        self.way = self._ways[-self.spare]
+        self.target, self.spare = self.way.target, self.spare - 1
+        if self.way.why == "fallback":
+            self.way = self.way._replace(why=f"fallback: {refused.code}")
+        self.reply.headers = self.headers
+        return True
+
+    def settled(self) -> None:
+        """Note that the client is answered now: nobody else may be asked."""
+        self.spare = 0
+
+    def told(self, refused: Refused) -> Refused:
+        """Return what the client is told when the last one could not answer: the first one's reason counts."""
+        first = self.declined
+        if first is None or not passes_on(refused):
+            return refused
+        message = f"{first.message}; {self.target.profile} could not answer either: {refused.message}"
+        return Refused(first.status, first.code, message, headers=first.headers)
+
     def elapsed(self) -> float:
         """Return the seconds since it began."""
         return time.monotonic() - self.began
@@ -77,14 +119,15 @@ class Visit:
         """Count it and note its row. Tokens that nobody told stay unknown."""
         seconds, counts = self.elapsed(), self.counts
         tally.add(self.endpoint.name, status, counts, seconds, self.first)
+        cloud = self.target.cloud is not None
         first = self.first * 1000 if self.first is not None else counts.prompt_ms
         note(
             Row(
                 f"{_UNIQUE}{next(_IDS):x}",
                 time.time(),
-                self.target.profile,
+                self.asked if cloud else self.target.profile,
                 self.target.weights,
-                self.target.backend,
+                self.target.backend or None,
                 self.endpoint.path,
                 status,
                 counts.tokens_in,
@@ -93,7 +136,7 @@ class Visit:
                 first,
                 seconds * 1000,
                 counts.tokens_per_s,
-                self.where,
+                self.target.profile if cloud else LOCAL,
                 _agent(self._scope["headers"]),
                 self.partial,
             )
