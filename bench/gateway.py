@@ -1,11 +1,12 @@
 """What the gateway adds to a request, beside nginx as a plain reverse proxy, before an engine that answers at once.
 
-    python bench/gateway.py [--rounds 5] [--seconds 3]
+    python bench/gateway.py [--rounds 5] [--seconds 3] [--litellm /path/of/litellm]
 
 The engine is nginx too: one fixed answer of a chat completion, with usage. Each round asks the engine itself, nginx in
-front of it and `lmctl gateway` in front of it, in another order; at 1 and at 16 clients, each with a connection of its
-own that it keeps. Medians are printed with their ratios. Needs nginx. The machine should be idle: client, proxy and
-engine share it.
+front of it, `lmctl gateway` in front of it (usage accounting on) and, where its program is named, LiteLLM's proxy, in
+another order; at 1 and at 16 clients, each with a connection of its own that it keeps. Medians are printed with their
+ratios. Needs nginx, for the peer `pip install 'litellm[proxy]'` in an environment of its own. The machine should be
+idle: client, proxy and engine share it.
 """
 
 from __future__ import annotations
@@ -87,36 +88,42 @@ async def asked(port: int, clients: int, seconds: float) -> list[float]:
     return sorted(one for client in made for one in client.seconds)
 
 
+COMMON = "error_log stderr crit; worker_processes 1; events { worker_connections 4096; }"
+KINDS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
 @contextlib.contextmanager
-def nginx(folder: Path, engine: int, proxy: int) -> Iterator[None]:
-    """Run the engine on one port and the reverse proxy on another, each with a worker of its own."""
-    common = "error_log stderr crit; worker_processes 1; events { worker_connections 1024; }"
-    temporary = " ".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    http = f"access_log off; keepalive_requests 100000000; {temporary}"
-    answer = json.dumps(ANSWER)
-    servers = {
-        "engine": f"server {{ listen 127.0.0.1:{engine}; default_type application/json; return 200 '{answer}'; }}",
-        "proxy": f"upstream e {{ server 127.0.0.1:{engine}; keepalive 64; }} server {{ listen 127.0.0.1:{proxy}; "
-        'location / { proxy_pass http://e; proxy_http_version 1.1; proxy_set_header Connection ""; } }',
-    }
-    running = []
-    for name, server in servers.items():
-        file = folder / f"{name}.conf"
-        file.write_text(f"daemon off; pid {folder}/{name}.pid; {common} http {{ {http} {server} }}")
-        running.append(subprocess.Popen(["nginx", "-p", str(folder), "-c", str(file)]))
+def nginx(folder: Path, name: str, server: str) -> Iterator[None]:
+    """Run nginx with one server of its configuration's words, and one worker."""
+    temporary = " ".join(f"{kind}_temp_path {folder}/{name}-{kind};" for kind in KINDS)
+    file = folder / f"{name}.conf"
+    http = f"access_log off; keepalive_requests 100000000; {temporary} {server}"
+    file.write_text(f"daemon off; pid {folder}/{name}.pid; {COMMON} http {{ {http} }}")
+    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(file)])
     try:
         yield
     finally:
-        for process in running:
-            process.terminate()
-            process.wait()
+        process.terminate()
+        process.wait()
+
+
+def answering(folder: Path, port: int) -> contextlib.AbstractContextManager[None]:
+    """Run the engine: one answer to everything."""
+    answer = json.dumps(ANSWER)
+    said = f"server {{ listen 127.0.0.1:{port}; default_type application/json; return 200 '{answer}'; }}"
+    return nginx(folder, "engine", said)
+
+
+def proxy(folder: Path, engine: int, port: int) -> contextlib.AbstractContextManager[None]:
+    """Run nginx as a plain reverse proxy before the engine."""
+    passed = 'proxy_pass http://e; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;'
+    upstream = f"upstream e {{ server 127.0.0.1:{engine}; keepalive 64; }}"
+    return nginx(folder, "proxy", f"{upstream} server {{ listen 127.0.0.1:{port}; location / {{ {passed} }} }}")
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, engine: int, port: int) -> Iterator[None]:
-    """Run `lmctl gateway` before the engine, in a home of its own."""
+def gateway(folder: Path, engine: int, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `lmctl gateway` before the engine, in a home of its own, usage accounting on."""
     text = f"""
 version = 1
 name = "bench"
@@ -124,26 +131,45 @@ name = "bench"
 port = {port}
 [profiles.m]
 backend = "command"
-command = ["true"]
+command = ["sleep", "1000000"]
 start = "manual"
 port = {engine}
-max_concurrency = 64
+max_concurrency = 4096
 """
     (folder / "localmodels.toml").write_text(text)
     environ = {"HOME": str(folder), "PATH": os.environ["PATH"]}
-    trust = [sys.executable, "-m", "lmctl", "--yes", "trust"]
-    subprocess.run(trust, cwd=folder, env=environ, check=True, capture_output=True)
-    process = subprocess.Popen([sys.executable, "-m", "lmctl", "-q", "gateway"], cwd=folder, env=environ)
+    lmctl = [sys.executable, "-m", "lmctl"]
+    subprocess.run([*lmctl, "--yes", "trust"], cwd=folder, env=environ, check=True, capture_output=True)
+    process = subprocess.Popen([*lmctl, "-q", "gateway"], cwd=folder, env=environ)
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
 
 
+@contextlib.contextmanager
+def litellm(folder: Path, program: str, engine: int, port: int) -> Iterator[None]:
+    """Run LiteLLM's proxy before the engine, quiet and without what a plain proxy does not do."""
+    told = {"model": "openai/m", "api_base": f"http://127.0.0.1:{engine}/v1", "api_key": "none"}
+    file = folder / "litellm.json"  # JSON is YAML
+    open_to_all = {"dangerously_permit_weak_or_unset_master_key": True}  # as the others are here
+    models = [{"model_name": "m", "litellm_params": told}]
+    file.write_text(json.dumps({"model_list": models, "general_settings": open_to_all}))
+    environ = {**os.environ, "HOME": str(folder), "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    argv = [program, "--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(argv, cwd=folder, env=environ, stdout=quiet, stderr=quiet, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
 def ready(port: int) -> None:
     """Wait until somebody listens."""
-    for _ in range(1000):
+    for _ in range(6000):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         time.sleep(0.02)
@@ -155,37 +181,50 @@ def free() -> int:
         return int(probe.getsockname()[1])
 
 
+def measured(ports: dict[str, int], rounds: int, seconds: float) -> dict[tuple[str, int], tuple[float, ...]]:
+    """Return by name and clients the medians of requests/s, p50 and p99 in seconds."""
+    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
+    for number in range(rounds):
+        for clients in (1, 16):
+            for name in random.Random(number).sample([*ports], len(ports)):
+                took = uvloop.run(asked(ports[name], clients, seconds))
+                half, most = took[len(took) // 2], took[int(len(took) * 0.99)]
+                found.setdefault((name, clients), []).append((len(took) / seconds, half, most))
+    return {key: tuple(map(statistics.median, zip(*rounds, strict=True))) for key, rounds in found.items()}
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--litellm", metavar="PROGRAM", help="path of `litellm`, for the peer")
     options = parser.parse_args()
-    ports = {"engine": free(), "nginx": free(), "lmctl": free()}
-    found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    names = ("engine", "nginx", "lmctl", *(["litellm"] if options.litellm else []))
+    ports = {name: free() for name in names}
     with tempfile.TemporaryDirectory() as held, contextlib.ExitStack() as stack:
         folder = Path(held)
         folder.chmod(0o755)  # nginx works as another user when root starts it
-        stack.enter_context(nginx(folder, ports["engine"], ports["nginx"]))
+        stack.enter_context(answering(folder, ports["engine"]))
+        stack.enter_context(proxy(folder, ports["engine"], ports["nginx"]))
         stack.enter_context(gateway(folder, ports["engine"], ports["lmctl"]))
+        if options.litellm:
+            stack.enter_context(litellm(folder, options.litellm, ports["engine"], ports["litellm"]))
         for port in ports.values():
             ready(port)
-        for number in range(options.rounds):
-            for clients in (1, 16):
-                for name in random.Random(number).sample([*ports], len(ports)):
-                    seconds = uvloop.run(asked(ports[name], clients, options.seconds))
-                    rate = len(seconds) / options.seconds
-                    held_back = (seconds[len(seconds) // 2], seconds[int(len(seconds) * 0.99)])
-                    found.setdefault((name, clients), []).append((rate, *held_back))
+        middle = measured(ports, options.rounds, options.seconds)
     print("| asked | clients | requests/s | p50, ms | p99, ms |\n| --- | ---: | ---: | ---: | ---: |")
-    middle = {key: tuple(map(statistics.median, zip(*rounds, strict=True))) for key, rounds in found.items()}
     for (name, clients), (rate, half, most) in sorted(middle.items(), key=lambda item: item[0][1]):
         print(f"| {name} | {clients} | {rate:.0f} | {half * 1000:.3f} | {most * 1000:.3f} |")
     added = (middle["lmctl", 1][1] - middle["engine", 1][1]) * 1000
-    share = middle["lmctl", 16][0] / middle["nginx", 16][0]
+    mine = middle["lmctl", 16]
     print(f"\nadded at 1 client, at the median: {added:.3f} ms (goal: at most 0.25)")
-    print(f"p99 at 16 clients: {middle['lmctl', 16][2] * 1000:.2f} ms (goal: under 5)")
+    print(f"p99 at 16 clients: {mine[2] * 1000:.2f} ms (goal: under 5)")
+    share = mine[0] / middle["nginx", 16][0]
     print(f"requests per second at 16 clients, share of nginx: {share:.2f} (goal: at least 0.3)")
+    if options.litellm:
+        times = mine[0] / middle["litellm", 16][0]
+        print(f"requests per second at 16 clients, times those of LiteLLM: {times:.0f} (goal: at least 100)")
 
 
 if __name__ == "__main__":
