@@ -6,12 +6,14 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lmctl.config import check
 from lmctl.config.compose import Composed
 from lmctl.config.gated import Consent, shown
 from lmctl.config.layers import Layer
 from lmctl.config.make import place_of
+from lmctl.config.names import is_loopback
 from lmctl.errors import Problem, escape
 from lmctl.front import CLOUD, Cloud
 from lmctl.portable import same_name
@@ -56,10 +58,11 @@ def clouds(layers: Sequence[Layer], home: Path, consent: Consent) -> Clouds:
     return Clouds(tuple(allowed), tuple(untrusted), tuple(gated), tuple(warnings))
 
 
-def problems(layers: Sequence[Layer], every: Sequence[Layer]) -> Iterator[Problem]:
+def problems(layers: Sequence[Layer], every: Sequence[Layer], ports: Collection[int]) -> Iterator[Problem]:
     """Yield what is wrong with each cloud in sound `layers`; of one of which a part was left out nothing is said.
 
-    `every` are the layers as they were read.
+    `every` are the layers as they were read, `ports` those on which the gateway answers: a cloud there would be asked
+    by itself.
     """
     for name in check.table_names(layers, "cloud"):
         merged = check.Merged(layers, "cloud", name)
@@ -68,6 +71,10 @@ def problems(layers: Sequence[Layer], every: Sequence[Layer]) -> Iterator[Proble
         for key in ("base_url", "model"):
             if key not in merged.keys:
                 yield Problem("E-KEY", f"cloud.{name}.{key}: is required", f"add `{key}`", merged.place())
+        here = urlsplit(merged.keys.get("base_url", ""))
+        if here.hostname and is_loopback(here.hostname) and here.port in ports:
+            what = f"cloud.{name}.base_url: on port {here.port} the gateway itself answers"
+            yield Problem("E-CONFLICT", what, "name another server", merged.place("base_url"))
         if "key_env" in merged.keys and "key_file" in merged.keys:
             what = f"cloud.{name}: key_env and key_file exclude each other"
             yield Problem("E-CONFLICT", what, "keep one", merged.place("key_file"))

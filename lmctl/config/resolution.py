@@ -137,11 +137,12 @@ def _together(inputs: Inputs, sound: Sound, composed: Mapping[str, Composed]) ->
     yield from check.aliases(composed)
     clouds = check.table_names(inputs.layers, "cloud")
     yield from check.references(sound.layers, composed, sound.names, clouds)
-    yield from elsewhere.problems(sound.layers, inputs.layers)
+    gateway = check.Merged(sound.layers, "gateway")
+    ports = {gateway.keys.get("port", 8080), *(one.keys["port"] for one in composed.values() if "port" in one.keys)}
+    yield from elsewhere.problems(sound.layers, inputs.layers, ports)
     yield from elsewhere.aliases(composed, clouds)
     whole = {name: one for name, one in composed.items() if name not in sound.partly}
     yield from check.groups(sound.layers, whole, sound.names)
-    gateway = check.Merged(sound.layers, "gateway")
     yield from check.ports(whole, gateway.keys if sound.gateway else None, gateway.place("port"))
 
 

@@ -154,6 +154,7 @@ REFUSED = {
     "no-address": ('model = "m"', "E-KEY"),
     "no-model": ('base_url = "https://api.example/v1"', "E-KEY"),
     "two-keys": ('base_url = "https://a.example"\nmodel = "m"\nkey_env = "A"\nkey_file = "b"', "E-CONFLICT"),
+    "itself": ('base_url = "http://127.0.0.1:8080/v1"\nmodel = "m"', "E-CONFLICT"),
     "key": ('base_url = "https://a.example"\nmodel = "m"\nkey = "b"', "E-KEY"),
 }
 
