@@ -61,7 +61,7 @@ def of(name: str, case: Case, ask: Ask) -> Condition:
 def _running(name: str, case: Case, pid: int, ask: Ask) -> Condition:
     profile, program = case.declaration.profile(name), program_id(name)
     process, spec = case.world.daemon.processes.get(program), case.world.daemon.specs[program]
-    health = ask(spec.listen, _probe(case, name, spec), pid)
+    health = ask(spec.listen, probe_of(case, name, spec), pid)
     if health.state == "healthy":
         return Condition("healthy", pid=pid)
     if health.state == "wrong":
@@ -90,7 +90,7 @@ def _patience(case: Case, profile: Profile | None, spec: ProgramSpec) -> float:
     return desired.patience(size)
 
 
-def _probe(case: Case, name: str, spec: ProgramSpec) -> Probe:
+def probe_of(case: Case, name: str, spec: ProgramSpec) -> Probe:
     """Return how to ask what runs, by what it was started with; the ledger knows a command's own way."""
     words, profile = flags(spec), case.declaration.profile(name)
     if profile is None or profile.backend != "command":

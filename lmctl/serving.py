@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from lmctl import condition, logtail, unsupervised
@@ -18,6 +20,9 @@ from lmctl.resource import Case, Outcome, Run
 from lmctl.resources import weights
 from lmctl.spec import Health, Process, Profile, program_id
 from lmctl.text import human_id
+
+_SOONEST = 0.01  # seconds between two times that a program is asked
+_GLANCE = 0.2  # seconds between two times that supervisord is asked about it
 
 
 def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case: Case, run: Run) -> Iterator[Outcome]:
@@ -41,7 +46,7 @@ def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case:
         yield from (Outcome(change, error) for change in possible.values())
         return
     with run.unlocked():
-        failures |= _await_health({name: want for name, want in waiting.items() if name not in failures}, run)
+        failures |= await_health({name: want for name, want in waiting.items() if name not in failures}, run)
     _confirm(waiting, failures, run)
     yield from (Outcome(change, failures.get(name)) for name, change in possible.items())
 
@@ -81,6 +86,11 @@ def _obstacle(change: Change, want: Desired | None, case: Case, run: Run, leavin
     except LmctlError as error:
         return error
     return _taken(want, case, run, leaving)
+
+
+def obstacle(change: Change, want: Desired, case: Case, run: Run) -> LmctlError | None:
+    """Return why a program that sleeps cannot be started."""
+    return _obstacle(change, want, case, run, frozenset())
 
 
 def _unlocked(profile: Profile, case: Case, run: Run) -> LmctlError | None:
@@ -226,18 +236,22 @@ def _start(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlError]:
     return {}
 
 
-def _await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlError]:
-    """Probe until every program is healthy, dead or out of time; return the error of each that is not healthy."""
+def await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlError]:
+    """Probe until every program is healthy, dead or out of time; return the error of each that is not healthy.
+
+    Waiting adds at most a twentieth to the time that a program needs.
+    """
     failures: dict[str, LmctlError] = {}
     pending = dict(waiting)
-    begin, pause = time.monotonic(), 0.02
-    with ThreadPoolExecutor(max_workers=max(1, min(16, len(pending)))) as pool:
+    begin, seen, daemon = time.monotonic(), -math.inf, Daemon(None, {}, {})
+    with _side_by_side(len(pending)) as each:
         while pending and not run.stop.is_set():
             asked = time.monotonic()
-            daemon = run.host.supervisor.observe()
-            names = list(pending)
-            tries = [pool.submit(_probe, pending[name], daemon, run) for name in names]
-            for name, health in zip(names, [each.result() for each in tries], strict=True):
+            if asked - seen >= _GLANCE or any(want.spec.id not in daemon.processes for want in pending.values()):
+                daemon, seen = run.host.supervisor.observe(), asked
+            known, names = daemon, list(pending)
+            tries = each(lambda name: _probe(pending[name], known, run), names)  # noqa: B023 done in this round
+            for name, health in zip(names, tries, strict=True):
                 elapsed = time.monotonic() - begin
                 verdict = _verdict(pending[name], health, daemon, elapsed, run)
                 if health.state == "healthy" or verdict is not None:
@@ -249,10 +263,21 @@ def _await_health(waiting: Mapping[str, Desired], run: Run) -> dict[str, LmctlEr
                 if verdict is not None:
                     failures[name] = verdict
             if pending:
-                spent = time.monotonic() - asked  # asking many takes what they need to start
-                run.stop.wait(max(pause, min(1.0, 2 * spent)))
-                pause = min(0.5, pause * 1.5)
+                now = time.monotonic()
+                # asking many takes what they need to start
+                busy = 2 * (now - asked) if len(waiting) > 1 else 0.0
+                run.stop.wait(min(1.0, max(_SOONEST, (now - begin) / 20, busy)))
     return failures | {name: _interrupted(name) for name in pending}
+
+
+@contextmanager
+def _side_by_side(count: int) -> Iterator[Callable[[Callable[[str], Health], list[str]], list[Health]]]:
+    """Yield what asks about several names at once; a single one needs no threads."""
+    if count < 2:
+        yield lambda ask, names: [ask(name) for name in names]
+        return
+    with ThreadPoolExecutor(max_workers=min(16, count)) as pool:
+        yield lambda ask, names: [*pool.map(ask, names)]
 
 
 def _interrupted(name: str) -> LmctlError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import worlds
 from worlds import GIB, artifact, case, profile
 
-from lmctl.memory import memory_verdict
+from lmctl.memory import fits, memory_verdict
 from lmctl.record import replace
 from lmctl.resource import Scope
 from lmctl.spec import Group, Lock
@@ -64,3 +64,21 @@ def test_what_is_not_known_is_not_called_zero():
     small = replace(small, world=replace(small.world, hardware=replace(worlds.HARDWARE, ram=8 * GIB)))
     _, (warning,) = memory_verdict(small)
     assert "(code 5.0 GiB, chat unknown)" in warning.what
+
+
+def test_it_is_told_of_any_profiles_whether_they_fit_together():
+    whole = both(start="manual")
+    alone = fits(whole.declaration, whole.lock, replace(worlds.HARDWARE, ram=10 * GIB))  # 4 GiB of them reserved
+    assert [alone(frozenset(names)) for names in ([], ["code"], ["chat"], ["code", "chat"])] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert alone(frozenset({"code", "undeclared"})) is True
+
+
+def test_it_is_not_known_whether_what_is_not_locked_fits():
+    whole = both()
+    answer = fits(whole.declaration, Lock({CODE.id: CODE}), worlds.HARDWARE)
+    assert (answer(frozenset({"code"})), answer(frozenset({"chat"}))) == (True, None)

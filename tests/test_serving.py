@@ -77,9 +77,11 @@ def carry(tmp_path):
             rows=(owned(CODE),),
             **world,
         )
-        answers = list(health)
+        answers = [] if callable(health) else list(health)
 
         def probe(*_: object) -> Health:
+            if callable(health):
+                return health()
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
             return answer if isinstance(answer, Health) else Health(answer)
 
@@ -269,3 +271,23 @@ def test_a_plan_shows_files_of_no_program_as_one_change_that_restarts_nothing():
     daemon = replace(ready.world.daemon, edited=("launch", "supervisord", "include"))
     (change,) = make_plan(replace(ready, world=replace(ready.world, daemon=daemon))).changes
     assert (change.verb, change.address, len(change.cause)) == ("update", "supervisord:files", 3)
+
+
+@pytest.mark.parametrize("needs", [0.3, 2.0, 8.0, 30.0])
+def test_waiting_adds_at_most_a_twentieth_to_what_a_program_needs(carry, monkeypatch, needs):
+    now, asked = [100.0], list[float]()
+
+    def passes(_: threading.Event, seconds: float) -> bool:
+        now[0] += seconds
+        return False
+
+    def health() -> Health:
+        asked.append(now[0])
+        return Health("healthy" if now[0] >= 100.0 + needs else "loading")
+
+    monkeypatch.setattr(serving.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(threading.Event, "wait", passes)
+    error, _ = carry(health=health)
+    assert error is None
+    assert now[0] - 100.0 <= needs * 1.05 + 0.011
+    assert len(asked) < 150

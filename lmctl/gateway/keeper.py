@@ -30,7 +30,7 @@ from lmctl.gateway.scheduler import Scheduler
 class Programs(Protocol):
     """The engines of profiles. `start` and `stop` return when it is done. All raise LmctlError."""
 
-    # returns once it answers; Held when a person stopped it
+    # returns once it answers; Held when a person stopped it, Rivalled where another one runs that must not
     async def start(self, name: str) -> None: ...
 
     async def stop(self, name: str) -> None: ...
@@ -41,6 +41,14 @@ class Programs(Protocol):
 
 class Held(LmctlError):
     """A person stopped the profile: no request starts it."""
+
+
+class Rivalled(LmctlError):
+    """A profile that no request stops runs in the place of the one that was to start."""
+
+    def __init__(self, name: str, rival: str) -> None:
+        super().__init__("E-CONFLICT", f"{rival} runs in the place of {name}", fix=f"run `lmctl start {name}`")
+        self.rival = rival
 
 
 class Counts:
@@ -232,6 +240,8 @@ class Keeper:
         """Return what clients are told of an error; what is nobody's but ours is reported as well."""
         if isinstance(error, Held):
             return turned_away.held(name)
+        if isinstance(error, Rivalled):
+            return turned_away.rival_runs(name, error.rival)
         if isinstance(error, LmctlError):
             problem = error.problems[0]
             told = problem.what.replace("\n  | ", " | ") + (f" — {problem.fix}" if problem.fix else "")

@@ -106,6 +106,7 @@ class Scheduler:
             one.state, one.changed = "asleep", now
             one.failing(why, now)
             self._refuse_all(one, replace(why, retry=one.pause))
+            self._seen = self._next_look = -NEVER  # perhaps others changed what was counted on
         self._settle(now)
 
     def stopped(self, name: str, now: float, *, done: bool = True) -> None:
@@ -265,7 +266,7 @@ class Scheduler:
 
     def _wanted(self, now: float) -> list[Served]:
         """Return what is to be started, in the order in which it was asked for; who asks in vain is refused."""
-        asked = [one for one in self._served.values() if one.waiting and not one.open]
+        asked = [one for one in self._served.values() if one.waiting and not one.admits]
         for one in asked:
             why = self._refusal(one, now)
             if why is not None:
@@ -322,7 +323,7 @@ class Scheduler:
         """Open and close the doors; return whether anything is waited for beside a free slot."""
         busy = False
         for one in self._served.values():
-            was, one.open = one.open, one.state == "ready" and not (one.leaving or one.paused or one.gone)
+            was, one.open = one.open, one.admits
             if was and not one.open:
                 one.closed = now
             busy = busy or one.leaving or (bool(one.waiting) and not one.open)
@@ -335,7 +336,8 @@ class Scheduler:
         one.failed, one.failed_until, one.pause = None, -NEVER, 0.0
 
     def _stop(self, one: Served, cause: Cause, now: float) -> None:
-        one.state, one.leaving, one.open, one.closed = "stopping", False, False, now
+        one.closed = now if one.open else one.closed
+        one.state, one.leaving, one.open = "stopping", False, False
         self._effects.append(Stop(one.name, cause))
 
     def _admit(self, one: Served) -> bool:

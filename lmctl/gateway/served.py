@@ -54,6 +54,11 @@ class Served:
         return self.policy.kind == "on-demand" and not self.gone
 
     @property
+    def admits(self) -> bool:
+        """Whether requests may be let through; `open` is what was made of it last."""
+        return self.state == "ready" and not (self.leaving or self.paused or self.gone)
+
+    @property
     def idle(self) -> bool:
         return not self.in_flight and not self.waiting
 

@@ -10,7 +10,7 @@ import pytest
 
 from lmctl.errors import LmctlError
 from lmctl.gateway.demand import Policy
-from lmctl.gateway.keeper import Held, Keeper
+from lmctl.gateway.keeper import Held, Keeper, Rivalled
 from lmctl.gateway.refused import Refused
 
 SOLO = Policy("on-demand", ttl=3600.0, slots=1, queue=8, load_timeout=60.0)
@@ -130,6 +130,7 @@ FAILED = LmctlError("E-ENGINE", "a crashed again\n  | out of memory", fix="read 
     ("error", "code", "said"),
     [
         pytest.param(FAILED, "start_failed", "a crashed again | out of memory — read `lmctl logs a`", id="engine"),
+        pytest.param(Rivalled("a", "b"), "rival_runs", "b runs in the place of a", id="rival"),
         pytest.param(Held("E-UNHEALTHY", "held"), "model_held", "`lmctl start a` lets it run again", id="held"),
     ],
 )

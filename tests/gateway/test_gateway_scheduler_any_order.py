@@ -95,22 +95,25 @@ class Machine(RuleBasedStateMachine):
     @rule(name=names, kind=KINDS, slots=st.integers(1, 3), queue=st.integers(0, 3), ttl=st.integers(1, 50))
     def edit(self, name, kind, slots, queue, ttl):
         old = self.desk.policies.get(name, SOLO)
-        policy = Policy(kind, ttl, slots, queue, old.rivals, old.load_timeout)
+        rivals = frozenset(other for other, its in self.desk.policies.items() if name in its.rivals)
+        policy = Policy(kind, ttl, slots, queue, rivals, old.load_timeout)
         self.desk.meddled = self.desk.meddled or kind != old.kind
         self.desk.follow(**{name: policy})
 
     @rule(one=names, other=names)
     def exclude(self, one, other):
         there = {*self.desk.running, *self.desk.starts}
-        if one != other and not {one, other} <= there:
+        if one != other and {one, other} <= self.desk.policies.keys() and not {one, other} <= there:
             for name, rival in ((one, other), (other, one)):
-                if old := self.desk.policies.get(name):
-                    self.desk.policies[name] = replace(old, rivals=old.rivals | {rival})
+                old = self.desk.policies[name]
+                self.desk.policies[name] = replace(old, rivals=old.rivals | {rival})
             self.desk.follow()
 
     @rule(name=names)
     def remove(self, name):
         if self.desk.policies.pop(name, None):
+            for other, its in self.desk.policies.items():
+                self.desk.policies[other] = replace(its, rivals=its.rivals - {name})
             self.desk.follow()
 
     @rule(memory=st.sampled_from([3, 6, 9, None]))
@@ -149,6 +152,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_ever(self):
+        self.desk.note()
         for ticket, name in self.desk.waits.items():
             if self.desk.scheduler.states()[name].state != "ready":
                 since = max(self.desk.came[ticket], self.desk.last_open[name])
@@ -224,7 +228,11 @@ class Watched(Desk):
         super().follow()
 
     def heed(self):
+        self.note()
         super().heed()
+        self.note()
+
+    def note(self):
         for name, one in self.scheduler.states().items():
             if one.state == "ready":
                 self.last_open[name] = self.now
