@@ -18,6 +18,7 @@ GROUPS = {
     "reconcile": "make it so",
     "run": "run it",
     "choose": "find and fetch",
+    "account": "look at what it does for you",
     "shell": "shell",
 }
 
@@ -49,6 +50,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("run", "show every profile: process, health, memory, address"),
     "logs": ("run", "print the log of a profile"),
     "download": ("choose", "fetch a repository's files into the cache"),
+    "usage": ("account", "show requests and tokens, and what they would have cost elsewhere"),
+    "cleanup": ("account", "show models that nobody uses, and remove what nothing declares"),
     "completion": ("shell", "print the completion script of bash, zsh or fish"),
 }
 

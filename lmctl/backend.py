@@ -34,6 +34,17 @@ class Serve:
     template: bytes | None = None  # content of the profile's chat template file
 
 
+@record
+class Counters:
+    """What an engine counted since its process began: tokens, `tokens_cached` being part of `tokens_in`, and the
+    microseconds of writing `tokens_out`."""
+
+    tokens_in: int = 0
+    tokens_cached: int = 0
+    tokens_out: int = 0
+    us_out: int = 0
+
+
 def words(text: str) -> frozenset[str]:
     """Return the words of a list that reads better as one line of text."""
     return frozenset(text.split())
@@ -86,6 +97,12 @@ class Backend(Protocol):
     # how to see that the right model answers
     def probe(self, serve: Serve) -> Probe: ...
 
+    # the path at which the engine tells its counters, None when it has none, and what its answer says
+    @property
+    def METRICS(self) -> str | None: ...
+
+    def counters(self, text: str) -> Counters | None: ...
+
     # the name under which the engine serves the profile's model: what a request's `model` has to say
     def served(self, profile: Profile) -> str: ...
 
@@ -93,6 +110,11 @@ class Backend(Protocol):
 def by_name(profile: Profile) -> str:
     """The default of `Backend.served`: the profile's own name."""
     return profile.name
+
+
+def no_counters(text: str) -> Counters | None:
+    """The default of `Backend.counters`."""
+    return None
 
 
 def no_environment(serve: Serve) -> Mapping[str, str]:

@@ -228,6 +228,9 @@ class Processes(Protocol):
 
     def probe(self, listen: str, probe: Probe, root: int | None) -> Health: ...
 
+    # what the program that should listen on an address answers to GET `path`, None where that is no 200
+    def page(self, listen: str, path: str, root: int | None) -> str | None: ...
+
 
 class Engines(Protocol):
     """Programs that can serve. Raises E-ENGINE."""

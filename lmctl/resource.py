@@ -32,6 +32,8 @@ class Scope:
     prune: bool = True
     only: Stage | None = None  # this stage alone
     approved: bool = False  # a person said yes to what is large
+    # prune these artifacts alone: a person named them, so neither their protection nor the waiting time keeps them
+    artifacts: frozenset[str] | None = None
     leaving: frozenset[str] = frozenset()  # declarations that leave this machine: nothing of theirs wants anything
 
     def covers(self, name: str) -> bool:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from lmctl.config.file_models import MachineFile, MainFile
 from lmctl.config.models import ProfileFile
+from lmctl.schema_accounts import CleanupFile, UsageFile
 from lmctl.schema_models import DriftFile, HistoryFile, LockFile, PlanFile, ResultEnvelope
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -19,6 +20,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "plan": PlanFile,
     "drift": DriftFile,
     "history": HistoryFile,
+    "usage": UsageFile,
+    "cleanup": CleanupFile,
     "result": ResultEnvelope,
 }
 

@@ -38,6 +38,7 @@ LAYERS = (
     ("all_backends",),
     ("config",),
     ("config_edit", "schema_models"),
+    ("schema_accounts",),
     ("schema",),
     ("schema_docs",),
     ("lock_reader",),

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lmctl.allowlist import MAX_ARG, MAX_ARGS, allow, check_env
-from lmctl.backend import COMMON_KEYS, Engine, Serve, by_name, context, file_of, folder_of, no_environment
+from lmctl.backend import (
+    COMMON_KEYS,
+    Engine,
+    Serve,
+    by_name,
+    context,
+    file_of,
+    folder_of,
+    no_counters,
+    no_environment,
+)
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.spec import Format, Hardware, Probe, Profile
 
@@ -19,6 +29,8 @@ BINARIES: tuple[tuple[str, ...], ...] = ()
 MODULE: tuple[str, Engine] | None = None
 INSTALL = "install the program that `command` names"
 environment = no_environment
+METRICS: str | None = None
+counters = no_counters
 served = by_name
 
 _PLACEHOLDER = re.compile(r"\{(port|host|model|ctx|name)\}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from lmctl.allowlist import Group, Rules, by_flag, check_args, check_env, names
-from lmctl.backend import COMMON_KEYS, Engine, Serve, by_name, context, file_of, no_environment, words
+from lmctl.backend import COMMON_KEYS, Counters, Engine, Serve, by_name, context, file_of, no_environment, words
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.spec import Format, Hardware, Probe, Profile, Role, Wanted
 
@@ -34,7 +35,12 @@ MODULE: tuple[str, Engine] | None = ("xllamacpp", Engine(("{python}", "-P", "-m"
 INSTALL = "install llama.cpp (brew install llama.cpp, or a release of it), or pip install 'lmctl[engine]'"
 SAMPLING = frozenset(_SAMPLING)
 environment = no_environment
+METRICS: str | None = "/metrics"
 served = by_name
+
+_COUNTER = re.compile(
+    r"llamacpp:(prompt_tokens|prompt_tokens_cached|tokens_predicted|tokens_predicted_seconds)_total ([0-9.e+]{1,32})"
+)
 
 _GROUPS = (
     Group(
@@ -169,6 +175,16 @@ def command(serve: Serve) -> tuple[str, ...]:
 def probe(serve: Serve) -> Probe:
     """The server names its model by the alias that it was given."""
     return Probe(health="/health", models="/v1/models", expect=serve.profile.name)
+
+
+def counters(text: str) -> Counters | None:
+    """Return the counters of an answer of /metrics; the engine counts cached tokens of prompts beside the others."""
+    told = {found[1]: float(found[2]) for line in text.splitlines() if (found := _COUNTER.fullmatch(line))}
+    if not {"prompt_tokens", "tokens_predicted"} <= told.keys():
+        return None
+    cached = int(told.get("prompt_tokens_cached", 0))
+    seconds = told.get("tokens_predicted_seconds", 0.0)
+    return Counters(int(told["prompt_tokens"]) + cached, cached, int(told["tokens_predicted"]), round(seconds * 1e6))
 
 
 def _served(serve: Serve) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lmctl.allowlist import Group, Rules, abbreviates, allow, by_flag, check_args, check_env, names
-from lmctl.backend import COMMON_KEYS, Engine, Serve, folder_of, words
+from lmctl.backend import COMMON_KEYS, Engine, Serve, folder_of, no_counters, words
 from lmctl.errors import LmctlError, Problem, escape
 from lmctl.spec import Format, Hardware, Probe, Profile
 
@@ -16,6 +16,8 @@ BINARIES: tuple[tuple[str, ...], ...] = (("mlx_lm.server",),)
 # -P: the folder it starts in is a stranger's and must not lend it modules
 MODULE: tuple[str, Engine] | None = ("mlx_lm", Engine(("{python}", "-P", "-m", "mlx_lm", "server")))
 INSTALL = "install it beside lmctl: pip install 'lmctl[mlx]'"
+METRICS: str | None = None
+counters = no_counters
 
 _SAMPLING = {
     "temperature": "--temp",

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from lmctl import condition, desired, unsupervised
 from lmctl.acting import remarks, running, standing
 from lmctl.command import Context
 from lmctl.condition import Condition
-from lmctl.errors import DONE, UNHEALTHY
+from lmctl.errors import DONE, UNHEALTHY, LmctlError, Problem
 from lmctl.logtail import last_words
 from lmctl.reconcile import make_plan
 from lmctl.record import fields, record, replace
@@ -22,6 +23,8 @@ from lmctl.result import Result
 from lmctl.session import Session
 from lmctl.spec import Json, Profile, ProgramSpec, program_id
 from lmctl.text import Style, human_bytes, human_time, table
+from lmctl.usage import database, metering, sums
+from lmctl.usage.rows import LOCAL, model_name
 from lmctl.watcher import report
 from lmctl.watcher.report import Report
 
@@ -30,7 +33,8 @@ from lmctl.watcher.report import Report
 class Row:
     """What is known about one profile. `memory` is resident bytes, `size` bytes of weights, `uptime` seconds.
 
-    `since` is when it began to be late, in seconds since the epoch; `log` is the end of what a crashed program printed.
+    `requests` and `tokens_per_s` are today's, None: nobody told. `since` is when it began to be late, in seconds since
+    the epoch; `log` is the end of what a crashed program printed.
     """
 
     profile: str
@@ -42,6 +46,8 @@ class Row:
     memory: int | None
     url: str
     drift: str
+    requests: int | None = None
+    tokens_per_s: float | None = None
     why: str = ""
     since: float | None = None
     log: tuple[str, ...] = ()
@@ -50,7 +56,10 @@ class Row:
         size = "-" if self.size is None else human_bytes(self.size)
         uptime = "-" if self.uptime is None else human_time(self.uptime)
         memory = "-" if self.memory is None else human_bytes(self.memory)
-        return [self.profile, self.state, self.model, size, str(self.pid or "-"), uptime, memory, self.url, self.drift]
+        requests = "-" if self.requests is None else str(self.requests)
+        speed = "-" if self.tokens_per_s is None else f"{self.tokens_per_s:.1f}"
+        head = [self.profile, self.state, self.model, size, str(self.pid or "-"), uptime, memory, requests, speed]
+        return [*head, self.url, self.drift]
 
     def json(self) -> dict[str, Json]:
         return {**{name: getattr(self, name) for name in fields(self)}, "log": [*self.log]}
@@ -73,10 +82,11 @@ class View:
     words: bool
 
 
-_HEADER = ["PROFILE", "STATE", "MODEL", "SIZE", "PID", "UPTIME", "MEMORY", "URL", "DRIFT"]
+_HEADER = ["PROFILE", "STATE", "MODEL", "SIZE", "PID", "UPTIME", "MEMORY", "REQUESTS", "TOK/S", "URL", "DRIFT"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "REQUESTS and TOK/S are of today, since midnight; `lmctl usage` tells of other times."
     parser.add_argument("profile", nargs="?", metavar="PROFILE", help="one profile; exit 9 when it is not healthy")
 
 
@@ -91,7 +101,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         tries = [pool.submit(_row, name, view) for name in _names(case) if names is None or name in names]
         rows = [each.result() for each in tries]
     memory = current.host.processes.memory({row.pid for row in rows if row.pid is not None})
-    rows = [replace(row, memory=memory.get(row.pid or 0)) for row in rows]
+    today, missed = _today(current, case)
+    rows = [replace(row, memory=memory.get(row.pid or 0), **today.get(row.profile, {})) for row in rows]
     watcher = report.read(current.state)
     untrusted = any(problem.code == "E-TRUST" for problem in warnings)
     data: dict[str, Json] = {
@@ -103,9 +114,25 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         "profiles": [row.json() for row in rows],
     }
     bad = args.profile and rows[0].state != "healthy"
-    warnings = (*warnings, *remarks(case.world.memory))
+    warnings = (*warnings, *remarks(case.world.memory), *missed)
     about = (*_untrusted(untrusted), *_watched(watcher, case.world.now))
     return Result(data, lambda style: _text(case, rows, about, style), warnings, exit_code=UNHEALTHY if bad else DONE)
+
+
+def _today(current: Session, case: Case) -> tuple[dict[str, dict[str, Any]], tuple[Problem, ...]]:
+    """Return what was counted of each profile since midnight, and what kept it from being known."""
+    declared, path = case.declaration, database.path(current.state)
+    if not declared.accounts.enabled:
+        return {}, ()
+    problems = metering.sample(current, case.world.daemon)
+    try:
+        found = sums.read(path, ("profile", "target"), database.day_begins(case.world.now))
+    except LmctlError as error:
+        return {}, problems or error.problems
+    none = {name: sums.Sums(requests=0) for name in _names(case)} if declared.front.enabled and path.exists() else {}
+    counted = {**none, **{name: one for (name, target), one in found.items() if target == LOCAL}}
+    told = {name: {"requests": one.requests, "tokens_per_s": one.tokens_per_s} for name, one in counted.items()}
+    return told, problems
 
 
 def _names(case: Case) -> list[str]:
@@ -220,12 +247,7 @@ def _left(now: Condition, listen: str, view: View) -> Condition:
 
 
 def _model(profile: Profile | None, spec: ProgramSpec | None) -> str:
-    if profile is not None and profile.weights is not None:
-        chosen = profile.weights
-        if chosen.repo is None:
-            return chosen.path.name if chosen.path else chosen.id
-        return chosen.repo + (f":{chosen.selection}" if chosen.selection else "")
-    if profile is not None and profile.command:
-        return profile.command[0]
+    if profile is not None and (profile.weights is not None or profile.command):
+        return model_name(profile)
     path = condition.flags(spec).get("--model") if spec else None
     return Path(path).name if path else "-"

@@ -10,7 +10,6 @@ from lmctl.all_backends import BACKENDS
 from lmctl.config.compose import Composed, table
 from lmctl.config.layers import Layer
 
-TABLES = ("usage",)
 NAMED = ("engines",)
 SINGLE = ("gateway.load_timeout", "watch.enabled")  # the others of these tables have an effect
 KEYS = ("ttl", "max_concurrency", "max_queue", "source", "convert")
@@ -28,7 +27,7 @@ def _of_tables(layers: Sequence[Layer]) -> Iterator[str]:
     for key in SINGLE:
         head, _, name = key.partition(".")
         yield from (key for layer in layers if name in table(layer.tree, head))
-    for key in (*TABLES, *NAMED):
+    for key in NAMED:
         yield from (_dotted(key, name) for layer in layers for name in table(layer.tree, key))
     yield from (f"defaults.{key}" for layer in layers for key in table(layer.tree, "defaults") if key in KEYS)
 

@@ -40,6 +40,15 @@ def probe(listen: str, how: Probe, root: int | None, describe: Callable[[int], s
     return health or Health("healthy")
 
 
+def page(listen: str, path: str, root: int | None) -> str | None:
+    """Return what the program on `listen` answers to GET `path`, None where that is no 200; asks as `probe` does."""
+    host, port = _split(listen)
+    if root is not None and not sockets.belongs(host, port, root):
+        return None
+    answer = _get(host, port, path)
+    return answer[1].decode("utf-8", "replace") if isinstance(answer, tuple) and answer[0] == 200 else None
+
+
 def _split(listen: str) -> tuple[str, int]:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")

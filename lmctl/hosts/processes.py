@@ -80,6 +80,10 @@ class LocalProcesses:
         """Return the health of the program that should listen on `listen`; see `probe.probe`."""
         return probe.probe(listen, how, root, self._describe)
 
+    def page(self, listen: str, path: str, root: int | None) -> str | None:
+        """Return what the program on an address answers to GET `path`; see `probe.page`."""
+        return probe.page(listen, path, root)
+
     def _describe(self, port: int) -> str:
         found = self.listener(port)
         if found is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lmctl.errors import LmctlError, escape
 from lmctl.ledger import Owned
 from lmctl.plan import Cause, Change, Kept, Stage
-from lmctl.record import NOTHING, record
+from lmctl.record import NOTHING, record, replace
 from lmctl.resource import Case, Outcome, Run, Stray
 from lmctl.safety import Facts, keeps
 from lmctl.text import human_bytes, human_time
@@ -40,10 +40,10 @@ def referenced(case: Case) -> frozenset[str]:
 def _declares(case: Case) -> bool:
     """Whether the declaration says anything about content: an empty one, or one without its lock, never prunes.
 
-    One that leaves says that it wants nothing.
+    One that leaves says that it wants nothing, and who names what shall go says it of that.
     """
     wants = bool(case.declaration.profiles) and any(name in case.lock.artifacts for name in _asked(case))
-    return wants or bool(case.scope.leaving)
+    return wants or bool(case.scope.leaving) or case.scope.artifacts is not None
 
 
 def verdicts(case: Case) -> Iterable[tuple[Owned, str | None]]:
@@ -63,6 +63,10 @@ def _by_rules(case: Case) -> Iterable[tuple[Owned, str | None]]:
     for path, row in sorted(case.world.owned.items()):
         if row.kind != "blob" or path in case.world.gone:
             continue
+        if case.scope.artifacts is not None:
+            if row.artifact not in case.scope.artifacts:
+                continue
+            row = replace(row, protect=False)
         facts = Facts(
             unchanged=path in case.world.there,
             referenced=row.sha256 in refers,
@@ -73,7 +77,7 @@ def _by_rules(case: Case) -> Iterable[tuple[Owned, str | None]]:
             holders=case.world.held.get(path, ()),
             whole=case.scope.whole,
             declared=declares,
-            after=0.0 if case.scope.waive_wait else case.declaration.prune_after,
+            after=0.0 if case.scope.waive_wait or case.scope.artifacts is not None else case.declaration.prune_after,
             now=case.world.now,
         )
         yield row, keeps(row, facts)
@@ -104,7 +108,7 @@ def own_links(case: Case, path: str) -> list[Path]:
 def stray_verdicts(case: Case) -> Iterable[tuple[Stray, str | None]]:
     """Yield every partial and quarantined file that nobody writes, with why it stays, None when it may go."""
     refers, others = referenced(case), case.world.references.others
-    for stray in case.world.strays:
+    for stray in case.world.strays if case.scope.artifacts is None else ():
         path = Path(stray.path)
         resumable = path.parent.name == _PARTIAL and (path.name in refers or path.name in (others or frozenset()))
         left = 0.0 if case.scope.waive_wait else case.declaration.prune_after - stray.age
@@ -201,7 +205,7 @@ def marks(case: Case) -> Marks:
             declared[wanted.id] = profile.protect or declared.get(wanted.id, False)
     shielded = ((path, row, declared.get(row.artifact)) for path, row in brought.items())
     protect = {path: want for path, row, want in shielded if want is not None and want != row.protect}
-    if not case.scope.whole or not _declares(case):
+    if not case.scope.whole or not _declares(case) or case.scope.artifacts is not None:
         return Marks(protect=protect)
     refers = referenced(case) | (case.world.references.others or frozenset())
     unreferenced = {

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from lmctl.backend import Counters
 from lmctl.database import Layout
 from lmctl.record import record
 from lmctl.usage.rows import COLUMNS, LOCAL, Value
@@ -38,7 +39,7 @@ CREATE TABLE request (id TEXT PRIMARY KEY, at REAL NOT NULL, profile TEXT, model
 CREATE INDEX request_at ON request (at);
 CREATE TABLE day (day TEXT NOT NULL, {", ".join(f"{key} TEXT NOT NULL" for key in _KEYS)},
   {", ".join(f"{name} INTEGER" for name in SUMS)}, last_at REAL NOT NULL, PRIMARY KEY (day, {", ".join(_KEYS)}));
-CREATE TABLE meter (profile TEXT PRIMARY KEY, started REAL NOT NULL, at REAL NOT NULL, tokens_in INTEGER NOT NULL,
+CREATE TABLE meter (profile TEXT PRIMARY KEY, pid INTEGER NOT NULL, at REAL NOT NULL, tokens_in INTEGER NOT NULL,
   tokens_cached INTEGER NOT NULL, tokens_out INTEGER NOT NULL, us_out INTEGER NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)
 """
@@ -50,7 +51,7 @@ LAYOUT = Layout(
     asks=(
         f"SELECT {', '.join(COLUMNS)} FROM request LIMIT 0",  # noqa: S608
         f"SELECT day, {', '.join((*_KEYS, *SUMS))}, last_at FROM day LIMIT 0",  # noqa: S608
-        "SELECT profile, started, at, tokens_in, tokens_cached, tokens_out, us_out FROM meter LIMIT 0",
+        "SELECT profile, pid, at, tokens_in, tokens_cached, tokens_out, us_out FROM meter LIMIT 0",
     ),
     shared=True,
 )
@@ -70,16 +71,6 @@ _METER = f"""
 {_INTO_DAY} VALUES (date(?, 'unixepoch', 'localtime'), ?, ?, ?, '{METERED}', '{LOCAL}', '',
   NULL, NULL, NULL, NULL, ?, ?, ?, NULL, NULL, ?, ?, ?) {_ON_CONFLICT}
 """
-
-
-@record
-class Counters:
-    """What an engine counted since the start of its process: tokens, and microseconds of writing."""
-
-    tokens_in: int = 0
-    tokens_cached: int = 0
-    tokens_out: int = 0
-    us_out: int = 0
 
 
 @record

@@ -12,6 +12,7 @@ LOCAL = "local"  # the target of what is answered here; elsewhere it is `cloud:N
 CLOUD = "cloud:"
 _CLIENT = 64  # characters
 _TEXT = 200
+_LATEST = 32503680000.0  # the year 3000: what is later has no date everywhere
 _MOST = 1 << 53  # of a count: above it a JSON reader may round
 
 Value = str | int | float | None
@@ -51,7 +52,7 @@ def values(row: Row) -> tuple[Value, ...]:
     status, tokens_in, tokens_cached, tokens_out = (_count(value) for value in whole)
     return (
         _text(row.id) or "",
-        _number(row.at) or 0.0,
+        min(_number(row.at) or 0.0, _LATEST),
         _name(row.profile),
         _name(row.model),
         _name(row.backend),

@@ -17,6 +17,7 @@ from lmctl.reconcile import Applied, Wish, make_plan
 from lmctl.record import record, replace
 from lmctl.resource import Case, Scope
 from lmctl.session import Session
+from lmctl.usage import metering
 from lmctl.watcher.attempts import Attempts
 from lmctl.watcher.eyes import Eyes
 from lmctl.watcher.lookout import Lookout
@@ -142,6 +143,8 @@ class Watcher:
             except LmctlError as error:
                 problems += error.problems
         self._voice.problems("world", problems)
+        if turn.world:
+            self._voice.problems("usage", metering.sample(loaded.session))
         self._eyes.follow(self._programs(loaded.session))
 
     def _programs(self, session: Session) -> set[int]:

@@ -21,6 +21,9 @@ enabled = true
 apply = "never"
 debounce = "1s"
 interval = "5m"
+[usage]
+keep = "30d"
+compare = ["gpt-5"]
 [engines."llama.cpp"]
 version = "b6000"
 [profiles.x]

@@ -113,6 +113,8 @@ COMMANDS = [
     ("restart", "hello"),
     ("status",),
     ("status", "hello"),
+    ("usage", "--routing"),
+    ("cleanup",),
     ("drift", "--record"),
     ("history",),
     ("rollback", "1", "--dry-run"),

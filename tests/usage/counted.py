@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import sqlite3
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 from lmctl.usage.rows import Row
 
-NOON = time.mktime((2026, 5, 4, 12, 0, 0, 0, 0, -1))  # of a day in the local time zone
+NOON = float(calendar.timegm((2026, 5, 4, 12, 0, 0)))  # the tests live in UTC
 
 
 def row(number: int, **changes: Any) -> Row:
