@@ -15,9 +15,11 @@ from lmctl.errors import LmctlError, Terminated
 from lmctl.lockfile import COMMITTED, LOCAL
 from lmctl.mutex import exclusive
 from lmctl.reconcile import Applied, Wish
+from lmctl.record import replace
 from lmctl.resource import Scope
 from lmctl.result import Result
 from lmctl.session import Session
+from lmctl.spec import Declaration
 from lmctl.telling import Telling
 from lmctl.watcher import report
 from lmctl.watcher.loop import COMMAND, Loaded, Voice, Watcher
@@ -70,11 +72,11 @@ class _Around:
         self._voice.hear(settings.notify)
         return Loaded(current, settings)
 
-    def declared(self) -> str | None:
+    def obsolete(self, session: Session) -> bool:
         try:
-            return self._context.declaration().hash
+            return _wanted(self._context.declaration()) != _wanted(session.declaration)
         except (LmctlError, OSError, RuntimeError):  # as in `places`: not whole, or gone
-            return None
+            return False
 
     def places(self, known: Places, loaded: Loaded | None) -> Places:
         from lmctl.config import layers
@@ -107,3 +109,8 @@ class _Around:
                 self._voice.applied(applied, early=False)
             raise KeyboardInterrupt if seen[0] == signal.SIGINT else Terminated
         return applied
+
+
+def _wanted(declaration: Declaration) -> Declaration:
+    """Return what is declared, however it is written."""
+    return replace(declaration, hash="", sources={}, warnings=(), inert=())

@@ -11,7 +11,8 @@ from contextlib import suppress
 from lmctl.errors import escape
 from lmctl.watcher.places import Places
 
-_STEP, _TIMEOUT = 50, 1_000  # milliseconds: between two looks of the library at its events, until it yields in any case
+_STEP, _TIMEOUT = 100, 1_000  # milliseconds: between two looks of the library at its events, until it yields anyway
+QUIET = _STEP / 1_000  # seconds without a further change after which the library tells of one
 _POLLED = 1_000  # milliseconds between two looks at the files where notifications fail
 _MOST = 64  # names of files that are remembered until somebody asks
 

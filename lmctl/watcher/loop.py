@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from lmctl import comparing, plan, recording
@@ -19,7 +20,7 @@ from lmctl.resource import Case, Scope
 from lmctl.session import Session
 from lmctl.usage import metering
 from lmctl.watcher.attempts import Attempts
-from lmctl.watcher.eyes import Eyes
+from lmctl.watcher.eyes import QUIET, Eyes
 from lmctl.watcher.lookout import Lookout
 from lmctl.watcher.pace import Pace, Turn
 from lmctl.watcher.places import Places
@@ -48,8 +49,9 @@ class Surroundings(Protocol):
     # where a change of what is read would show; what cannot be read keeps the places that were known
     def places(self, known: Places, loaded: Loaded | None) -> Places: ...
 
-    # hash of the declaration as it is now, None while something is wrong with it; called by another thread
-    def declared(self) -> str | None: ...
+    # whether something else is declared by now than what a session applies: not by a remark, and not by what is broken;
+    # another thread calls it
+    def obsolete(self, session: Session) -> bool: ...
 
     # reconcile's apply, None when it was ended before it began; raises as it does, and KeyboardInterrupt when the
     # watcher is to end
@@ -107,7 +109,7 @@ class Watcher:
             self._pace.ended(self._clock())
         files, problem, begun = self._eyes.taken()
         if files or begun:  # what changed before other places were listened to was not heard
-            self._pace.saved(files, self._clock())
+            self._pace.saved(files, self._clock() - QUIET)
         if problem is not None:
             what = f"the system does not tell of changes ({problem}): files are looked at every second instead"
             self._voice.problems("notifications", (Problem("E-LIMIT", what, _RAISE),) if problem else ())
@@ -118,11 +120,11 @@ class Watcher:
             loaded = self._load()
         except LmctlError as error:
             self._voice.problems("configuration", error.problems)
-        self._places = self._around.places(self._places, loaded)
         if loaded is not None:
             self._voice.problems("configuration", ())
             self._pace.set(loaded.settings.debounce, loaded.settings.interval)
             self._look(loaded, turn)
+        self._places = self._around.places(self._places, loaded)
         self._eyes.watch(self._places)
         self._voice.looked()
 
@@ -218,13 +220,12 @@ class Watcher:
         self._pace.saved((), self._clock())  # what was edited meanwhile, and how it is now
 
     def _lookout(self, session: Session) -> Lookout:
-        """Return who ends an apply early once something else is declared; what is broken declares nothing."""
-        eyes, pace, around = self._eyes, self._pace, self._around
+        """Return who ends an apply early once it is obsolete."""
         return Lookout(
             heed=self._heed,
-            wake=eyes.wake,
-            settles=pace.settles,
-            obsolete=lambda: around.declared() not in (None, session.declaration.hash),
+            wake=self._eyes.wake,
+            settles=self._pace.settles,
+            obsolete=partial(self._around.obsolete, session),
             end=session.host.stop.set,
             clock=self._clock,
         )

@@ -195,7 +195,9 @@ def test_F26_what_is_not_trusted_is_refused_and_what_runs_stays(team, watch, por
     assert pids(team) == before
     told = until(lambda: (found := team.run("status", "--json").data)["watcher"]["problems"] and found)
     assert told["untrusted_change"] is True
-    assert [(one["code"], one["place"]) for one in told["watcher"]["problems"]] == [("E-TRUST", "profiles/evil.toml:2")]
+    assert [(one["code"], one["place"]) for one in told["watcher"]["problems"]] == [
+        ("E-TRUST", "profiles/evil.toml:2:1")
+    ]
     assert "untrusted change" in team.run("status").out
     (team.folder / "profiles/chat.toml").write_text(edited(team))
     start = len(watch.events)
