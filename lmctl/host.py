@@ -161,6 +161,7 @@ class Daemon:
     held: frozenset[str] = frozenset()  # programs that the launcher refuses to start
     untrusted: frozenset[str] = frozenset()  # those of `held` whose trust was revoked, and which nobody stopped
     orphans: Mapping[str, int] = NOTHING  # pids of programs that outlived a killed daemon
+    killed: bool = False  # the last one was not told to end: whatever became of its programs, nobody wanted that
     lost: tuple[int, ...] = ()  # pids of daemons whose state folder was deleted while they ran
     unseen: Mapping[str, int] = NOTHING  # pids of programs whose daemon lives and cannot be asked
     fileless: frozenset[str] = frozenset()  # programs that run, and whose file is gone or damaged: not in `specs`

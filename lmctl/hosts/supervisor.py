@@ -56,8 +56,8 @@ class LocalSupervisor:
             number, infos = self._everything()
         except NotThere:
             if not self._silent():
-                lost = supervisor_lost.seen(self._folder)
-                return copy(daemon, orphans=supervisor_left.alive(self._folder), lost=lost)
+                lost, killed = supervisor_lost.seen(self._folder), supervisor_daemon.was_killed(self._folder)
+                return copy(daemon, orphans=supervisor_left.alive(self._folder), lost=lost, killed=killed)
             problem = "supervisord runs, but its socket is gone"
         except (LmctlError, Fault) as error:
             problem = error.problems[0].what if isinstance(error, LmctlError) else why(error)
@@ -146,6 +146,7 @@ class LocalSupervisor:
         supervisor_lost.end(self._folder)
         self._end_orphans(groups, grace=number is None)
         supervisor_daemon.remove_socket(self._folder)
+        supervisor_daemon.forget(self._folder)
         self._files.sweep(())
         seen = _failed(problems)
         problems += [problem for problem in self._escaped(self._files.named()) if problem.change not in seen]

@@ -91,6 +91,17 @@ def pid(folder: Path) -> int | None:
     return next((found.pid for found in pids.every() if is_daemon(found.pid, folder)), None)
 
 
+def was_killed(folder: Path) -> bool:
+    """Return whether the last daemon, which is gone, was not told to end: then it removes its pid file."""
+    return os.path.lexists(folder / "supervisord.pid")
+
+
+def forget(folder: Path) -> None:
+    """Remove what a daemon leaves that had to be killed, or was: it is wanted no more."""
+    with contextlib.suppress(OSError):
+        (folder / "supervisord.pid").unlink()
+
+
 def is_daemon(number: int, folder: Path) -> bool:
     """Return whether a process is a supervisord that works in this folder."""
     return is_supervisord(number) and pids.runs_in(number, folder)

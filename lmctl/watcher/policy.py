@@ -44,7 +44,7 @@ def _stays(case: Case, mode: Mode, *, served: bool) -> Problem | None:
         return Problem("W-HELD", f"the rollback{generation} holds", "the next `lmctl apply` ends it")
     if daemon.problem:
         return Problem("E-SUPERVISOR", f"supervisord does not answer: {daemon.problem}", "see `lmctl doctor`")
-    if served and daemon.pid is None and not daemon.orphans:
+    if served and daemon.pid is None and not daemon.orphans and not daemon.killed:
         return Problem("W-HELD", "everything was ended (`lmctl down`)", "`lmctl apply` starts it again")
     if mode == "never":
         return Problem("W-HELD", 'watch.apply is "never"', "`lmctl apply` does it")

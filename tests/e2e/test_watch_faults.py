@@ -190,6 +190,18 @@ def test_programs_that_lost_their_supervisord_are_brought_back(team, watch):
     assert daemons(team) not in ([], [daemon])
 
 
+def test_supervisord_and_programs_that_were_all_killed_are_brought_back_and_not_taken_for_ended_by_down(team, watch):
+    for pid in (*daemons(team), *pids(team).values()):
+        os.kill(pid, signal.SIGKILL)
+    assert outcomes(watch.next("applied")) == {"program:chat": "done", "program:code": "done"}
+    assert {row["state"] for row in team.profiles().values()} == {"healthy"}
+    for pid in daemons(team):
+        os.kill(pid, signal.SIGSTOP)  # it has to be killed by `down`
+    team.run("down")
+    until(lambda: any("lmctl down" in json.dumps(event) for event in watch.of("problems")))
+    assert {row["pid"] for row in team.profiles().values()} == {None}
+
+
 def test_a_model_that_did_not_change_keeps_its_open_connections(team, tmp_path):
     set_mode(tmp_path / "llama-server", "long_stream", "code")
     team.run("restart", "code")

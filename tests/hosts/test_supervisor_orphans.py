@@ -21,12 +21,14 @@ def test_F68_programs_that_outlive_a_killed_daemon_are_seen_and_end_when_asked_t
     stack.kill_daemon()
     daemon = stack.supervisor.observe()
     assert (daemon.pid, daemon.processes, daemon.orphans) == (None, {}, {program_id("code"): orphan})
+    assert daemon.killed
     with pytest.raises(LmctlError, match=rf"still run: code \(pid {orphan}\) — run `lmctl down`") as caught:
         stack.supervisor.reload(frozenset())
     assert (caught.value.code, stack.supervisor.observe().pid) == ("E-SUPERVISOR", None)
     assert pids.stat(orphan), "a reload ends no program that it was not asked to end"
     stack.supervisor.shutdown()
     assert pids.stat(orphan) is None
+    assert not stack.supervisor.observe().killed, "it is wanted no more"
     stack.supervisor.reload(frozenset())
     assert stack.process("code").running
 

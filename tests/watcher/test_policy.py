@@ -88,6 +88,10 @@ def test_programs_that_outlived_a_killed_supervisord_are_taken_back(world):
     assert decide(orphaned, "safe", served=True).stays is None
 
 
+def test_what_was_killed_with_its_supervisord_was_not_ended_by_anybody(world):
+    assert decide(served(world, pid=None, killed=True), "safe", served=True).stays is None
+
+
 def test_nothing_is_applied_while_supervisord_cannot_be_asked(world):
     stays = decide(served(world, problem="it does not answer"), "safe", served=True).stays
     assert stays is not None
