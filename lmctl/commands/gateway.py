@@ -25,9 +25,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     """Serve until interrupted. Raises E-PORT, E-BIND, and E-PERM, E-FILE or E-SECRET for the file of keys."""
     import uvloop  # the server and its parts: only this command pays for them
 
-    from lmctl.gateway.app import Gateway
     from lmctl.gateway.server import listener, serve
-    from lmctl.gateway.slots import Unbounded
     from lmctl.usage.recorder import Recorder
 
     current = session(context)
@@ -43,10 +41,9 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         follower.note()
         recorder = Recorder(current.state / "usage.db", accounts.keep, say=follower.say)
         note = recorder.add if accounts.enabled else lambda row: None
-        gateway = Gateway(first.rules, first.routes, Unbounded(), note)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(serve(gateway, first, front, follower.look, follower.say))
+                runner.run(serve(first, front, note, follower.look, follower.say))
         finally:
             recorder.close()
     return Result()

@@ -12,6 +12,7 @@ import orjson
 _MOST = 2**53  # tokens: what is larger is no count
 _EVENT = 1 << 20  # bytes of one event of a stream that are held back until it is whole
 _USAGE = re.compile(rb'"(?:usage|timings)"\s*:\s*\{')  # never inside text: there its quotes are escaped
+_DONE, _TAIL = b"data: [DONE]", 64  # bytes in which it stands at the end of a stream
 _END = re.compile(rb"\r?\n\r?\n")
 
 
@@ -76,7 +77,7 @@ class Sieve:
 
     def __init__(self, hide: bool) -> None:
         self.counts = NONE
-        self.heard = False  # something that a client may read has passed
+        self.done = False  # the event came with which streams of chats and completions end
         self._hide = hide
         self._held = b""  # the beginning of an event that is not whole
 
@@ -91,7 +92,7 @@ class Sieve:
             if len(data) - whole <= _EVENT:
                 data, self._held = data[:whole], data[whole:]
         passed = data if _USAGE.search(data) is None else b"".join(self._sifted(data))
-        self.heard = self.heard or bool(passed)
+        self.done = _DONE in data[-_TAIL:]
         return passed
 
     def end(self) -> bytes:

@@ -219,6 +219,8 @@ async def _flow(exchange: Exchange, visit: Visit) -> None:
                     visit.settled()
                     await reply.stream()
                 await reply.piece(passed)
+        if exchange.until_close and visit.endpoint.name in _ASKED and not sieve.done:
+            raise Broken("it ended the connection")
     except Broken as error:
         rest = sieve.end()
         if rest and not visit.spare:

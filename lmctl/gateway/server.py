@@ -14,10 +14,11 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from lmctl.errors import LmctlError, escape
-from lmctl.gateway.app import Gateway
 from lmctl.gateway.refused import Refused, answer
+from lmctl.gateway.resident import Resident
 from lmctl.gateway.state import State
 from lmctl.gateway.visit import PRESENCE, Presence
+from lmctl.usage.rows import Row
 
 HEADERS = 64 << 10  # bytes of a request's first line and headers
 _HEADERS_TIME = 10.0  # seconds in which they must have come
@@ -205,13 +206,16 @@ class _Told(logging.Filter):
         return record.levelno >= logging.ERROR and record.exc_info is not None
 
 
-async def serve(gateway: Gateway, first: State, front: socket.socket, look: Look, say: Callable[[str], None]) -> None:
+async def serve(
+    first: State, front: socket.socket, note: Callable[[Row], None], look: Look, say: Callable[[str], None]
+) -> None:
     """Answer until SIGINT or SIGTERM, which is raised again at the end; `look` brings what is declared since.
 
     `front` listens at the first address of `first`. Requests that are under way at the end get `drain_timeout`.
     """
+    resident = Resident(first, note)
     config = uvicorn.Config(
-        gateway,
+        resident.app,
         http=Connection,
         ws="none",
         lifespan="off",
@@ -225,17 +229,18 @@ async def serve(gateway: Gateway, first: State, front: socket.socket, look: Look
     )
     logging.getLogger("uvicorn.error").addFilter(_Told())
     doors = Doors(config)
-    following = asyncio.ensure_future(_follow(gateway, doors, first, front, look, say))
+    following = asyncio.ensure_future(_follow(resident, doors, first, front, look, say))
     try:
+        await resident.begin()
         await doors.serve([])
     finally:
         following.cancel()
-        gateway.close()
         await asyncio.gather(following, return_exceptions=True)
+        await resident.close()
 
 
 async def _follow(
-    gateway: Gateway, doors: Doors, first: State, front: socket.socket, look: Look, say: Callable[[str], None]
+    resident: Resident, doors: Doors, first: State, front: socket.socket, look: Look, say: Callable[[str], None]
 ) -> None:
     while not doors.started:
         await asyncio.sleep(0.01)
@@ -250,8 +255,12 @@ async def _follow(
         await asyncio.sleep(_LOOK)
         found = await asyncio.to_thread(look)
         if found is not None:
+            try:
+                await resident.follow(found)
+            except LmctlError as error:
+                say(f"everything stays as it was: {error}")
+                continue
             state = found
-            gateway.follow(state.rules, state.routes)
             doors.config.timeout_graceful_shutdown = _whole(state.drain)
 
 

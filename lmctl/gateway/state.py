@@ -31,6 +31,7 @@ class State:
     asked, and why.
     """
 
+    session: Session
     addresses: tuple[tuple[str, int], ...]
     rules: Rules
     routes: Routes
@@ -52,7 +53,7 @@ def of(session: Session, environ: Mapping[str, str], *, offline: bool = False) -
     routes = clouds.with_clouds(routes, declaration, environ, offline=offline)
     ports = (front.port, *sorted(routes.ports))
     addresses, notes = tuple((bind, port) for port in ports), tuple(clouds.notes(routes))
-    return State(addresses, _rules(declaration), routes, front.drain_timeout, _files(session), notes)
+    return State(session, addresses, _rules(declaration), routes, front.drain_timeout, _files(session), notes)
 
 
 def _known(session: Session) -> dict[str, Known]:

@@ -85,7 +85,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        if not self._complete and self._head is not None and self._until_close():
+        if not self._complete and self._head is not None and self.until_close:
             self._complete = True  # neither a length nor chunks: the end of the connection is the end of the body
         elif not self._complete:
             self._broken = self._broken or "it ended the connection"
@@ -171,14 +171,16 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
+    @property
+    def until_close(self) -> bool:
+        """Whether the body's end is the connection's: then an engine that was killed looks as one that is done."""
+        names = {name for name, _ in self._headers}
+        return b"content-length" not in names and b"transfer-encoding" not in names
+
     def close(self) -> None:
         """End it now: the engine notices and stops working for nobody."""
         if self._transport is not None:
             self._transport.abort()
-
-    def _until_close(self) -> bool:
-        names = {name for name, _ in self._headers}
-        return b"content-length" not in names and b"transfer-encoding" not in names
 
     def _fail(self, why: str) -> None:
         self._broken = self._broken or why
@@ -202,6 +204,11 @@ class Exchange:
     def __init__(self, pool: Pool, connection: _Connection, head: Head) -> None:
         self.head = head
         self._pool, self._connection = pool, connection
+
+    @property
+    def until_close(self) -> bool:
+        """Whether nothing but the end of the connection tells where the body ends."""
+        return self._connection.until_close
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes. Raises Broken where it ends too early."""

@@ -371,6 +371,16 @@ def test_F83_a_stream_that_breaks_off_is_a_partial_row():
     assert (row.status, row.partial, row.tokens_out) == (502, True, None)
 
 
+UNTOLD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"  # the end of the connection ends it
+
+
+@pytest.mark.parametrize(("last", "status"), [(b"data: [DONE]\n\n", 200), (b"", 502), (b"data: [DO", 502)])
+def test_F83_a_stream_that_only_its_connection_ends_is_whole_with_its_last_event(last, status):
+    client, row = told(UNTOLD + b'data: {"a":1}\n\n' + last, body={**CHAT, "stream": True})
+    assert (row.status, row.partial) == (status, status != 200)
+    assert (b'"upstream_error"' in client.body) is (status != 200)
+
+
 def test_what_is_refused_before_a_profile_is_known_is_no_row():
     rows: list[Row] = []
     refused("/v1/chat/completions", b'{"model": "unknown", "messages": []}', rows=rows)

@@ -1,0 +1,47 @@
+"""The gateway with all that belongs to it: the keeper of models, their programs, and the socket for other commands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from lmctl.gateway.app import Gateway
+from lmctl.gateway.control import Control
+from lmctl.gateway.keeper import Keeper
+from lmctl.gateway.programs import SessionPrograms
+from lmctl.gateway.state import State
+from lmctl.usage.rows import Row
+
+
+class Resident:
+    """Made within the event loop that it lives in; `app` answers once `begin` is done."""
+
+    def __init__(self, first: State, note: Callable[[Row], None]) -> None:
+        self._programs = SessionPrograms(first.session)
+        self._keeper = Keeper(self._programs)
+        self._control = Control(first.session.state, self._keeper)
+        self._first = first
+        self.app = Gateway(first.rules, first.routes, self._keeper, note)
+
+    async def begin(self) -> None:
+        """Take on what is declared, and let other commands ask. Raises what reading the lock does."""
+        await self.follow(self._first)
+        await self._control.open()
+
+    async def follow(self, state: State) -> None:
+        """Go by another state from now on: requests under way keep theirs. Raises as `begin`, and nothing changes."""
+        before, self._programs.session = self._programs.session, state.session
+        try:
+            policies, fits = await asyncio.to_thread(self._programs.rules)
+        except BaseException:
+            self._programs.session = before
+            raise
+        self._keeper.follow(policies, fits)
+        self.app.follow(state.rules, state.routes)
+
+    async def close(self) -> None:
+        """Let go of everything; models that run go on running."""
+        self._control.close()
+        await self._keeper.close()
+        await asyncio.to_thread(self._programs.close)
+        self.app.close()
