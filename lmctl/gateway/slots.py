@@ -25,27 +25,3 @@ class Slots(Protocol):
     def leave(self, name: str) -> None: ...
 
     def lost(self, name: str) -> None: ...  # nothing listens where its engine should: who comes next waits for it
-
-
-class Unbounded:
-    """A slot for everybody, of engines that somebody else starts."""
-
-    def __init__(self) -> None:
-        self.counts: Mapping[str, Counts] = {}
-
-    def states(self) -> Mapping[str, Standing]:
-        """Nothing is known of them."""
-        return {}
-
-    def enter(self, name: str) -> bool:
-        """Let everybody in."""
-        return True
-
-    async def wait(self, name: str) -> None:
-        """There is nothing to wait for."""
-
-    def leave(self, name: str) -> None:
-        """Nothing is counted."""
-
-    def lost(self, name: str) -> None:
-        """Nothing is started."""

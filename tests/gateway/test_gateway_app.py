@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from fakes.raw_engine import OK, Talk, answering, engine, request
+from fakes.slots import Unbounded
 
 from lmctl.gateway.app import Gateway, Rules
 from lmctl.gateway.refused import Refused
 from lmctl.gateway.routing import Routes, Target
-from lmctl.gateway.slots import Slots, Unbounded
+from lmctl.gateway.slots import Slots
 from lmctl.gateway.upstream import Pool
 from lmctl.gateway.visit import PRESENCE, Presence
 from lmctl.usage.rows import Row

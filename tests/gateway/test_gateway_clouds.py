@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fakes.raw_engine import OK, Talk, engine, request
+from fakes.slots import Unbounded
 from test_gateway_app import CHAT, SSE, Client, answer, chunk
 
 from lmctl.front import Cloud, Router
@@ -18,7 +19,7 @@ from lmctl.gateway.clouds import target
 from lmctl.gateway.refused import Refused
 from lmctl.gateway.router import Table
 from lmctl.gateway.routing import Routes, Target
-from lmctl.gateway.slots import Slots, Unbounded
+from lmctl.gateway.slots import Slots
 from lmctl.record import replace
 from lmctl.usage.rows import Row
 

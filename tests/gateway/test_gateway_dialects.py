@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from fakes.raw_engine import answering, engine, request
+from fakes.slots import Unbounded
 from test_gateway_app import CHAT, RULES, SSE, Client, asked, chunk, gateway, refused
 
 from lmctl.gateway.app import Rules
 from lmctl.gateway.demand import Standing
 from lmctl.gateway.ollama_models import Known
 from lmctl.gateway.refused import Refused
-from lmctl.gateway.slots import Unbounded
 from lmctl.record import replace
 
 USAGE = {"prompt_tokens": 2, "completion_tokens": 1}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from fakes.slots import Unbounded
 from prometheus_client.parser import text_string_to_metric_families
 
 from lmctl.gateway.accounting import Counts
 from lmctl.gateway.demand import Standing
 from lmctl.gateway.keeper import Counts as Events
 from lmctl.gateway.metrics import Tally, render
-from lmctl.gateway.slots import Unbounded
 
 
 def read(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
