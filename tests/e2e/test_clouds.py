@@ -16,6 +16,7 @@ from e2e_tools import profile, until
 from fakes.cloud import SENTENCE, USAGE, Cloud
 
 KEY = "sk-KEYCANARY-of-the-cloud-0123456789"
+PRICES = "price_in = 2\nprice_out = 8"
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
@@ -95,7 +96,7 @@ def test_a_pulled_repository_sends_nothing_anywhere(machine, cloud, port):
 
 def test_a_profile_that_is_down_is_answered_by_the_cloud_that_is_trusted(machine, cloud, port, seen):
     number = port()
-    declare(machine, number, port(), f"http://127.0.0.1:{cloud.port}/v1", key_file(machine))
+    declare(machine, number, port(), f"http://127.0.0.1:{cloud.port}/v1", f"{key_file(machine)}\n{PRICES}")
     machine.run("--yes", "trust")
     with gateway(machine, number) as (client, _):
         assert [model.owned_by for model in client.models.list()] == ["lmctl", "lmctl", "cloud:big"]
@@ -109,6 +110,9 @@ def test_a_profile_that_is_down_is_answered_by_the_cloud_that_is_trusted(machine
         assert ask(client, "auto")[1] == "local:hello"
         assert ask(client, "auto", **{"X-Lmctl-Task": "greet"})[2] == "auto: task greet, score 0.00"
         assert ask(client, "auto", **{"X-Lmctl-Complexity": "0.9"}) == (SENTENCE, "cloud:big", "auto: score 0.90")
+    routing = machine.run("usage", "--routing", "--json").data["routing"]
+    targets = {one["target"]: (one["requests"], one["usd"]) for one in routing["targets"]}
+    assert targets == {"local": (3, 0.0), "cloud:big": (4, pytest.approx((4 * 21 * 2 + 4 * 4 * 8) / 1e6))}
     assert {asked["headers"]["authorization"] for asked in cloud.asked} == {f"Bearer {KEY}"}
     assert {(asked["path"], asked["body"]["model"]) for asked in cloud.asked} == {("/v1/chat/completions", "large")}
     with contextlib.closing(sqlite3.connect(machine.state() / "usage.db")) as database:
