@@ -41,7 +41,6 @@ class Maker:
     def profile(self, name: str, composed: Composed) -> Profile:
         """Return the record of a profile whose backend has landed."""
         keys = composed.keys
-        start = keys.get("start", "always")
         return Profile(
             name=name,
             backend=composed.backend,
@@ -51,7 +50,7 @@ class Maker:
             lora=self.lora(composed),
             draft=self.draft(composed),
             port=keys.get("port"),
-            start="manual" if start == "on-demand" else start,  # until there is a gateway to demand it
+            start=keys.get("start", "always"),
             ttl=duration(keys.get("ttl", "15m")),
             fetch=keys.get("fetch", "apply"),
             protect=keys.get("protect", False),

@@ -50,7 +50,7 @@ convert = { to = "gguf", quant = "Q4_K_M" }
         "profiles.s.source",
         "profiles.s.convert",
     )
-    assert [(profile.name, profile.start) for profile in declaration.profiles] == [("x", "manual")]
+    assert [(profile.name, profile.start) for profile in declaration.profiles] == [("x", "on-demand")]
     assert [wanted.id for wanted in declaration.variants] == ["o/m@main:"]
 
 
