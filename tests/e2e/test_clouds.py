@@ -6,7 +6,9 @@ import contextlib
 import signal
 import sqlite3
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,20 @@ def test_a_profile_that_is_down_is_answered_by_the_cloud_that_is_trusted(machine
         ("hello", *away),
     ]
     assert [row[2] for row in rows[3:6]] == ["local"] * 3
+
+
+def test_what_finds_the_queue_full_is_answered_by_the_cloud(machine, cloud, port):
+    number = port()
+    declare(machine, number, port(), f"http://127.0.0.1:{cloud.port}/v1")
+    file = machine.folder / "localmodels.toml"
+    file.write_text(file.read_text().replace('start = "manual"', "max_concurrency = 1\nmax_queue = 0"))
+    machine.run("--yes", "trust")
+    machine.run("apply")
+    with gateway(machine, number) as (client, _), ThreadPoolExecutor(16) as pool:
+        until(lambda: ask(client, "hello")[1] == "local:hello")  # it has been seen to run
+        answers = Counter(pool.map(lambda _: ask(client, "hello"), range(32)))
+    here, away = ("Hello from here.", "local:hello", None), (SENTENCE, "cloud:big", "fallback: queue_full")
+    assert set(answers) == {here, away}
 
 
 def test_a_key_of_the_environment_is_used_and_kept_nowhere(machine, cloud, port, seen):
