@@ -41,7 +41,7 @@ def counts(answer: Mapping[str, Any]) -> Counts:
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else usage.get("cache_read_input_tokens")
     return Counts(
-        _count(_first(usage, "prompt_tokens", "input_tokens")),
+        _whole(usage),
         _count(timings.get("cache_n") if cached is None else cached),
         _count(_first(usage, "completion_tokens", "output_tokens")),
         _number(timings.get("prompt_ms")),
@@ -55,6 +55,13 @@ def _usage(answer: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(usage, dict):
             return usage
     return {}
+
+
+def _whole(usage: dict[str, Any]) -> int | None:
+    """Return the tokens of the whole prompt: Anthropic's API tells those of the cache beside the others."""
+    told = _count(_first(usage, "prompt_tokens", "input_tokens"))
+    beside = (_count(usage.get(name)) or 0 for name in ("cache_read_input_tokens", "cache_creation_input_tokens"))
+    return None if told is None else told + sum(beside)
 
 
 def _first(usage: Mapping[str, Any], *names: str) -> Any:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import jsonschema
 import pytest
 from e2e_tools import ask, profile, until
+from usage.counted import asked, written
 from weights.hello import hello
 
 from lmctl.schema import schemas
@@ -20,8 +23,10 @@ USAGE, CLEANUP = (json.loads(schemas()[f"{name}.schema.json"]) for name in ("usa
 OFF = "[gateway]\nenabled = false\n"
 REPO, FILE = "org/hello-GGUF", "hello-Q4_K_M.gguf"
 NAME = f"{REPO}:Q4_K_M"
+ANSWER = "A zebra answers."
 SECRET = "the purple canary sings at midnight"
 DAY = 86400.0
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def record(machine, *ages: float, model: str = "hello.gguf") -> None:
@@ -93,6 +98,63 @@ def test_nothing_is_counted_where_it_is_switched_off(machine, serving):
     assert machine.run("usage").out == "Nothing is counted: `[usage] enabled` is false.\n"
     assert machine.profiles()["hello"]["tokens_per_s"] is None
     assert not (machine.state() / "usage.db").exists()
+
+
+def post(port: int, path: str, body: dict, agent: str = "canary/1.0 (of a secret house)") -> dict:
+    headers = {"Content-Type": "application/json", "User-Agent": agent}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), headers)
+    with _OPENER.open(request, timeout=120) as answer:
+        return json.load(answer)
+
+
+@pytest.fixture
+def gateway(machine, port):
+    """A gateway that runs before a real engine; its port."""
+    machine.hello(ANSWER)
+    number = port()
+    machine.declare(f"{profile('hello', path='hello.gguf', port=port())}\n[gateway]\nport = {number}\n")
+    machine.run("apply")
+    process = machine.start("gateway")
+    process.stderr.readline()
+    yield number
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+def test_with_the_gateway_requests_count_once_and_what_was_said_is_stored_nowhere(machine, gateway):
+    chat = {"model": "hello", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 32}
+    answers = [post(gateway, "/v1/chat/completions", chat) for _ in range(3)]
+    assert {answer["choices"][0]["message"]["content"] for answer in answers} == {ANSWER}
+    told = [sum(answer["usage"][name] for answer in answers) for name in ("prompt_tokens", "completion_tokens")]
+
+    def counted() -> bool:
+        total = machine.run("usage", "--json").data["total"]
+        return total["requests"] == 3
+
+    until(counted)
+    data = machine.run("usage", "--json", "--by", "client").data
+    jsonschema.validate(data, USAGE)
+    assert [data["total"]["tokens_in"], data["total"]["tokens_out"]] == told  # the engine's own counters add nothing
+    assert data["total"]["tokens_cached"] > 0 and data["total"]["tokens_per_s"] > 0 and data["metered_tokens"] is None
+    assert [row["key"] for row in data["rows"]] == ["canary/1.0"]
+    kept = [path for path in (machine.home / ".local/state").rglob("*") if path.is_file()]
+    assert machine.state() / "usage.db" in kept
+    for path in kept:
+        content = path.read_bytes()
+        for words in (b"purple canary", b"zebra", b"secret house"):
+            assert words not in content, path
+
+
+def test_a_prompt_counts_the_same_in_every_dialect(machine, gateway):
+    talk = {"model": "hello", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 32}
+    for path in ("/v1/chat/completions", "/v1/messages", "/v1/messages"):
+        post(gateway, path, talk)
+    database = machine.state() / "usage.db"
+    until(lambda: len(written(database)) == 3)
+    rows = asked(database, "SELECT endpoint, tokens_in, tokens_cached > 0, tokens_out > 0 FROM request ORDER BY rowid")
+    whole = rows[0][1]
+    assert whole > 5
+    assert rows[1:] == [("/v1/messages", whole, 1, 1)] * 2
 
 
 @pytest.fixture

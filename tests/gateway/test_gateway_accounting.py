@@ -21,7 +21,7 @@ TIMINGS = {"cache_n": 5, "prompt_ms": 12.5, "predicted_per_second": 40.0}
         ({"usage": {"prompt_tokens": 7, "completion_tokens": 3}, "timings": TIMINGS}, Counts(7, 5, 3, 12.5, 40.0)),
         ({"usage": {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 2}}}, Counts(7, 2)),
         ({"usage": {"prompt_tokens": 7, "total_tokens": 7}}, Counts(7)),
-        ({"usage": {"input_tokens": 7, "output_tokens": 3, "cache_read_input_tokens": 1}}, Counts(7, 1, 3)),
+        ({"usage": {"input_tokens": 7, "output_tokens": 3, "cache_read_input_tokens": 1}}, Counts(8, 1, 3)),
         ({"type": "message_start", "message": {"usage": {"input_tokens": 9}}}, Counts(9)),
         (
             {"type": "response.completed", "response": {"usage": {"input_tokens": 9, "output_tokens": 1}}},
