@@ -11,7 +11,7 @@ import orjson
 
 from lmctl.gateway import bodies, dialects, gatekeeper, metrics, paths
 from lmctl.gateway import ways as leads
-from lmctl.gateway.forward import Engines
+from lmctl.gateway.forward import Absent, Engines
 from lmctl.gateway.metrics import Tally
 from lmctl.gateway.paths import Endpoint
 from lmctl.gateway.refused import Refused
@@ -53,6 +53,7 @@ class Gateway:
         self.tallies: dict[str, Tally] = {}
         self._slots, self._note = slots, note
         self._engines = Engines()
+        self._counting: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI's entry."""
@@ -74,8 +75,11 @@ class Gateway:
         finally:
             presence.task = None
 
-    def close(self) -> None:
-        """Close idle connections to engines."""
+    async def close(self) -> None:
+        """Close idle connections to engines; tokens that are still being counted stay unknown."""
+        for task in self._counting:
+            task.cancel()
+        await asyncio.gather(*self._counting, return_exceptions=True)
         self._engines.close()
 
     def follow(self, rules: Rules, routes: Routes) -> None:
@@ -169,8 +173,25 @@ class Gateway:
         finally:
             tally.running -= 1
             if done:
-                visit.ended(status, tally, self._note)
+                self._ended(visit, status, tally)
         return True
+
+    def _ended(self, visit: Visit, status: int, tally: Tally) -> None:
+        """Count a visit that is over; where the engine did not tell its tokens, once its tokenizer has."""
+        seconds, stream = visit.elapsed(), visit.uncounted()
+        if stream is None:
+            visit.ended(status, seconds, tally, self._note)
+            return
+
+        async def count() -> None:
+            try:
+                visit.counts = await self._engines.recounted(visit, stream)
+            finally:
+                visit.ended(status, seconds, tally, self._note)
+
+        task = asyncio.ensure_future(count())
+        self._counting.add(task)
+        task.add_done_callback(self._counting.discard)
 
     async def _in_turn(self, visit: Visit, rules: Rules) -> None:
         """Wait for a slot of the profile, have the engine answer, and give the slot back."""
@@ -185,16 +206,21 @@ class Gateway:
         if words is not None and not words.wakes:
             await visit.reply.whole(200, words.nothing())
             return
-        if not slots.enter(name):
-            await _waited(slots, name, visit.reply if visit.streams else None, rules.quiet)
-        try:
-            if words is not None:
-                await visit.reply.whole(200, words.nothing())
+        for last in (False, True):
+            if not slots.enter(name):
+                await _waited(slots, name, visit.reply if visit.streams else None, rules.quiet)
+            try:
+                if words is not None:
+                    await visit.reply.whole(200, words.nothing())
+                    return
+                await visit.placed()
+                await self._engines.answer(visit, rules.request_timeout, slots)
                 return
-            await visit.placed()
-            await self._engines.answer(visit, rules.request_timeout, slots)
-        finally:
-            slots.leave(name)
+            except Absent:  # it ended since it was last seen: who comes again waits until it is back, or hears why not
+                if last:
+                    raise
+            finally:
+                slots.leave(name)
 
     def _running(self) -> frozenset[str]:
         return frozenset(name for name, tally in self.tallies.items() if tally.running)

@@ -6,13 +6,16 @@ import asyncio
 import json
 import ssl
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 import truststore
 
 from lmctl.errors import escape
-from lmctl.gateway import cloud_fields
-from lmctl.gateway.accounting import Sieve, counts
+from lmctl.gateway import cloud_fields, recount
+from lmctl.gateway.accounting import Counts, Sieve, counts
+from lmctl.gateway.recount import Kept
 from lmctl.gateway.refused import Refused
 from lmctl.gateway.routing import Routes, Target
 from lmctl.gateway.slots import Slots
@@ -25,6 +28,7 @@ _ERROR = 64 << 10  # bytes of an engine's own error
 _SENT = ((b"content-type", b"application/json"), (b"accept-encoding", b"identity"))
 _STREAM, _JSON = b"text/event-stream", b"application/json"
 _LOADING = 503
+_RECOUNT = 10.0  # seconds for a tokenizer's answer: the engine may be busy with others
 _LOOK = 1.0  # seconds between two looks at whose time is over
 _SOON = ((b"retry-after", b"1"),)
 _KEYS = (401, 403)  # what a cloud answers to a wrong key: nothing that its client could mend
@@ -32,6 +36,10 @@ _BUSY = 429
 Where = tuple[str, int, bool | None]  # host, port; None: an engine, else whether a cloud is asked over TLS
 # The endpoints whose streams tell their tokens only when they are asked to.
 _ASKED = frozenset(["chat", "completions"])
+
+
+class Absent(Refused):
+    """Nothing listens where an engine should: nothing was sent, and waiting for it may help."""
 
 
 class Engines:
@@ -79,9 +87,26 @@ class Engines:
         finally:
             self._waiting.pop(visit, None)
 
+    async def recounted(self, visit: Visit, stream: bytes) -> Counts:
+        """Return the tokens of a visit whose stream was cut, as its engine's tokenizer counts them."""
+        target = visit.target
+        pool = self._pools.get(_where(target)) or self._pool(target)
+
+        async def ask(path: str, body: Mapping[str, Json]) -> Mapping[str, Any] | None:
+            try:
+                async with asyncio.timeout(_RECOUNT):
+                    told = orjson.dumps(body)
+                    async with await pool.ask(b"POST", path.encode(), _headers(target), told) as exchange:
+                        found = orjson.loads(await exchange.body(ANSWER))
+            except (Broken, Unreachable, TimeoutError, ValueError, TypeError):
+                return None
+            return found if isinstance(found, dict) else None
+
+        return await recount.counts(stream, visit.body, ask)
+
     def _watch(self, visit: Visit, limit: float) -> None:
         """Have a visit end when its time is over: one timer looks after all, for a timer each costs a good deal."""
-        self._waiting[visit] = visit.began + limit
+        self._waiting[visit] = time.monotonic() + limit  # what came before was waiting for a slot
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(min(limit / 4, _LOOK), self._look, loop, limit)
@@ -111,7 +136,7 @@ class Engines:
                 raise Refused(502, "cloud_unreachable", f"{target.profile} is not reached: {error}") from error
             slots.lost(target.profile)
             message = f"{target.profile} does not run: start it with `lmctl start {target.profile}`"
-            raise Refused(503, "model_not_running", message, headers=(("Retry-After", "5"),)) from None
+            raise Absent(503, "model_not_running", message, headers=(("Retry-After", "5"),)) from None
         except Broken as error:
             raise broken(target, str(error)) from error
 
@@ -207,7 +232,9 @@ async def _whole(exchange: Exchange, visit: Visit) -> None:
 
 async def _flow(exchange: Exchange, visit: Visit) -> None:
     """Pass on a stream as it comes. Raises Refused where it breaks off."""
-    reply, sieve = visit.reply, Sieve(_hides(visit))
+    reply, sieve, kept = visit.reply, Sieve(_hides(visit)), Kept()
+    if visit.target.backend in recount.BACKENDS and visit.endpoint.name in recount.ENDPOINTS:
+        visit.kept = kept
     if not visit.spare:  # else nothing is said before the engine says something: it may end while it reads the prompt
         await reply.stream()
     try:
@@ -218,6 +245,8 @@ async def _flow(exchange: Exchange, visit: Visit) -> None:
                     visit.first = visit.elapsed()
                     visit.settled()
                     await reply.stream()
+                if visit.kept is not None:
+                    kept.add(passed)
                 await reply.piece(passed)
         if exchange.until_close and visit.endpoint.name in _ASKED and not sieve.done:
             raise Broken("it ended the connection")

@@ -44,4 +44,4 @@ class Resident:
         self._control.close()
         await self._keeper.close()
         await asyncio.to_thread(self._programs.close)
-        self.app.close()
+        await self.app.close()

@@ -12,6 +12,7 @@ from typing import Any
 from lmctl.gateway.accounting import NONE, Counts
 from lmctl.gateway.metrics import Tally
 from lmctl.gateway.paths import Endpoint
+from lmctl.gateway.recount import Kept
 from lmctl.gateway.refused import Refused
 from lmctl.gateway.reply import Reply
 from lmctl.gateway.routing import Target
@@ -50,7 +51,7 @@ class Visit:
 
     __slots__ = (
         *("_scope", "_ways", "asked", "began", "body", "counts", "declined", "endpoint", "first", "headers", "overdue"),
-        *("partial", "reply", "spare", "target", "task", "way"),
+        *("kept", "partial", "reply", "spare", "target", "task", "way"),
     )
 
     def __init__(
@@ -72,6 +73,7 @@ class Visit:
         self.counts: Counts = NONE
         self.first: float | None = None  # seconds until something of a stream could be read
         self.partial = False
+        self.kept: Kept | None = None  # of a stream whose tokens can be counted afterwards
 
     @property
     def streams(self) -> bool:
@@ -115,9 +117,14 @@ class Visit:
         """Return the seconds since it began."""
         return time.monotonic() - self.began
 
-    def ended(self, status: int, tally: Tally, note: Callable[[Row], None]) -> None:
-        """Count it and note its row. Tokens that nobody told stay unknown."""
-        seconds, counts = self.elapsed(), self.counts
+    def uncounted(self) -> bytes | None:
+        """Let go of what was kept of its stream; return it where it was cut before its tokens were told."""
+        stream = self.kept.take() if self.kept is not None else None
+        return stream if self.partial and self.counts.tokens_out is None else None
+
+    def ended(self, status: int, seconds: float, tally: Tally, note: Callable[[Row], None]) -> None:
+        """Count it and note its row, which took `seconds`. Tokens that nobody told stay unknown."""
+        counts = self.counts
         tally.add(self.endpoint.name, status, counts, seconds, self.first)
         cloud = self.target.cloud is not None
         first = self.first * 1000 if self.first is not None else counts.prompt_ms

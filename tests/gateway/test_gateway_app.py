@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -88,7 +88,7 @@ def asked(talk: Talk, body: object = CHAT, path: str = "/v1/chat/completions", *
             app = gateway(pool, **how)
             client = Client(path, json.dumps(body).encode())
             await app(client.scope, client.receive, client.send)
-            app.close()
+            await app.close()
             return client
 
     return asyncio.run(main())
@@ -135,7 +135,7 @@ def test_nothing_of_the_clients_headers_reaches_the_engine():
             more = [(b"authorization", b"Bearer sk-secret"), (b"cookie", b"a=b"), (b"x-forwarded-for", b"1.2.3.4")]
             client = Client("/v1/chat/completions", json.dumps(CHAT).encode(), *more)
             await app(client.scope, client.receive, client.send)
-            app.close()
+            await app.close()
 
     asyncio.run(main())
     names = {line.partition(b":")[0] for line in told[0].partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]}
@@ -157,7 +157,7 @@ def test_a_stream_passes_as_it_comes():
             client.on_body = lambda data: seen.set()
             app = gateway(pool)
             await app(client.scope, client.receive, client.send)
-            app.close()
+            await app.close()
             return client
 
     client = asyncio.run(main())
@@ -195,7 +195,7 @@ def test_F83_a_client_that_leaves_ends_the_work_for_it():
             app = gateway(pool)
             await app(client.scope, client.receive, client.send)
             await asyncio.wait_for(ended.wait(), 10)
-            app.close()
+            await app.close()
         assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
         return client.seen
 
@@ -223,7 +223,7 @@ def test_a_request_that_outlasts_the_time_to_end_is_told_so(stream):
             await asyncio.wait_for(waiting.wait(), 10)
             task.cancel()
             await task
-            app.close()
+            await app.close()
             return client
 
     client = asyncio.run(main())
@@ -429,7 +429,7 @@ def woken(why: Refused | None, stream: bool, said: bytes = OK) -> Client:
             if not stream:
                 slots.up.set()
             await app(client.scope, client.receive, client.send)
-            app.close()
+            await app.close()
         assert slots.taken == 0
         return client
 
@@ -496,7 +496,7 @@ def test_on_a_profiles_own_port_any_name_will_do_and_no_key_is_asked():
                 client.scope["server"] = ("127.0.0.1", port)
                 await app(client.scope, client.receive, client.send)
                 clients.append(client)
-            app.close()
+            await app.close()
         return clients[0], clients[1]
 
     own, front = asyncio.run(main())
@@ -510,8 +510,86 @@ def test_metrics_tell_what_was_asked():
             for path, body in (("/v1/chat/completions", json.dumps(CHAT).encode()), ("/metrics", None)):
                 client = Client(path, body)
                 await app(client.scope, client.receive, client.send)
-            app.close()
+            await app.close()
         assert client.headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
         return client.body
 
     assert b'lmctl_requests_total{endpoint="chat",profile="chat",status="200"} 1.0' in asyncio.run(main())
+
+
+def test_F83_of_a_stream_whose_client_leaves_the_engine_counts_the_tokens():
+    async def main() -> Row:
+        rows: list[Row] = []
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked = await request(reader)
+            if asked.startswith(b"POST /v1/"):
+                said = b'data: {"choices":[{"delta":{"content":"Hello"}}]}\n\n'
+                writer.write(SSE + chunk(said))
+                await reader.read()
+                return
+            told = (
+                {"prompt": "<user>Hello"} if b"/apply-template" in asked else {"tokens": [1] * (2 + asked.count(b"<"))}
+            )
+            writer.write(
+                answer("200 OK\r\nconnection: close\r\ncontent-type: application/json", json.dumps(told).encode())
+            )
+
+        async with engine(talk) as (pool, _):
+            app = gateway(pool, rows=rows, backend="llama.cpp")
+            client = Client("/v1/chat/completions", json.dumps({**CHAT, "stream": True}).encode())
+            client.on_body = lambda data: None if client.presence.gone else client.presence.leave()
+            await app(client.scope, client.receive, client.send)
+            async with asyncio.timeout(10):
+                while not rows:
+                    await asyncio.sleep(0.01)
+            await app.close()
+        (row,) = rows
+        return row
+
+    row = asyncio.run(main())
+    assert (row.status, row.partial, row.tokens_in, row.tokens_out) == (499, True, 3, 2)
+
+
+class Restarted(Unbounded):
+    """Slots of an engine that died: whoever tells so waits until it is back."""
+
+    def __init__(self, back: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self.told, self._back = list[str](), back
+
+    def enter(self, name: str) -> bool:
+        self.told.append("enter")
+        return "lost" not in self.told
+
+    async def wait(self, name: str) -> None:
+        self.told.append("wait")
+        await self._back()
+
+    def leave(self, name: str) -> None:
+        self.told.append("leave")
+
+    def lost(self, name: str) -> None:
+        self.told.append("lost")
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_request_to_an_engine_that_just_died_waits_for_it_once(comes):
+    async def main() -> tuple[Client, list[str]]:
+        async with engine(answering(OK)) as (pool, _):
+            dead = Target("chat", "127.0.0.1", 1, "served")
+
+            async def back() -> None:
+                if comes:
+                    object.__getattribute__(dead, "__dict__")["port"] = pool.port  # it listens again
+
+            slots = Restarted(back)
+            app = Gateway(RULES, Routes({"chat": dead}), slots, lambda row: None)
+            client = Client("/v1/chat/completions", json.dumps(CHAT).encode())
+            await app(client.scope, client.receive, client.send)
+            await app.close()
+        return client, slots.told
+
+    client, told = asyncio.run(main())
+    assert client.status == (200 if comes else 503)
+    assert told == ["enter", "lost", "leave", "enter", "wait", *([] if comes else ["lost"]), "leave"]

@@ -92,7 +92,7 @@ def within(
             try:
                 return await do(world)
             finally:
-                app.close()
+                await app.close()
 
     return asyncio.run(main())
 

@@ -194,7 +194,7 @@ def test_a_client_that_waits_for_a_model_gets_lines_without_words():
             app = gateway(pool, rules=Rules(quiet=0.01), slots=Asleep())
             client = Client("/api/chat", json.dumps(CHAT).encode())
             await app(client.scope, client.receive, client.send)
-            app.close()
+            await app.close()
             return client
 
     client = asyncio.run(main())
