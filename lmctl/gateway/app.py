@@ -184,14 +184,15 @@ class Gateway:
             return
 
         async def count() -> None:
-            try:
-                visit.counts = await self._engines.recounted(visit, stream)
-            finally:
-                visit.ended(status, seconds, tally, self._note)
+            visit.counts = await self._engines.recounted(visit, stream)
+
+        def counted(task: asyncio.Task[None]) -> None:
+            self._counting.discard(task)
+            visit.ended(status, seconds, tally, self._note)
 
         task = asyncio.ensure_future(count())
         self._counting.add(task)
-        task.add_done_callback(self._counting.discard)
+        task.add_done_callback(counted)  # also where it is cancelled before it began
 
     async def _in_turn(self, visit: Visit, rules: Rules) -> None:
         """Wait for a slot of the profile, have the engine answer, and give the slot back."""

@@ -127,8 +127,9 @@ def test_F83_F84_two_hundred_streams_with_clients_that_leave_and_an_engine_that_
     until(lambda: sum(storm.requests().values()) == STREAMS + 30)
     counted = storm.requests()
     assert counted[200] == ends["whole"]
-    assert counted[499] == ends["left"]
-    assert counted[502] + counted[503] == ends["cut"] + ends["502"] + ends["503"]
+    # a client may leave just when its stream is cut: what the gateway knows first is what it counts
+    assert 0 < counted[499] <= ends["left"]
+    assert counted[502] + counted[503] == ends["cut"] + ends["502"] + ends["503"] + ends["left"] - counted[499]
     until(lambda: storm.rows() == counted)
     # nothing is left behind: no connection of a client, none to the engine but idle ones, no thread
     until(lambda: len([one for one in gateway.net_connections("tcp") if one.status == "ESTABLISHED"]) <= 1)
