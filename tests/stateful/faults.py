@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from e2e.conftest import Ran
 from e2e_tools import daemons, until
 from stateful.world import WEIGHTS, Way, World, flipped, to_its_end
 from sweep import points
+from watch_tools import Watch
+
+from lmctl.errors import PARTIAL, TERMINATED
+from lmctl.mutex import holder
 
 PAGE = 4096  # bytes
 DISK = 24 << 20  # bytes of a home whose disk can be filled
@@ -100,6 +106,22 @@ def on_full_disk(pages: int) -> Way:
             ballast.unlink()
 
     return run
+
+
+def watched(world: World, words: tuple[str, ...]) -> Ran:
+    """Let a watcher do what it wants to, and end it once it is at rest: what it did is what an apply does in part."""
+    watch = Watch(world.machine)
+    seen, since = 0, time.monotonic()
+
+    def rests() -> bool:
+        nonlocal seen, since
+        if len(watch.events) != seen or holder(world.machine.state() / "apply.lock"):
+            seen, since = len(watch.events), time.monotonic()
+        return watch.process.poll() is not None or (seen > 1 and time.monotonic() - since > 1.0)
+
+    until(rests)
+    code, err = watch.end()
+    return Ran(PARTIAL if code == TERMINATED else code, json.dumps(watch.events), err)
 
 
 def _free(folder: Path) -> int:

@@ -84,7 +84,7 @@ class Anything(RuleBasedStateMachine):
         """Do one thing of all. A rule for each would leave most of them out: hypothesis lets few into one example."""
         edits = [self.remark, self.tune, self.tune, self.exchange_weights, self.add, self.remove, self.rename]
         meddling = [self.spoil, self.edit_conf, self.lose_declaration, self.kill_supervisord, self.change_the_hub]
-        commands = [self.start_or_stop, self.rollback, self.prune, self.down, self.heal_and_apply]
+        commands = [self.start_or_stop, self.rollback, self.prune, self.down, self.heal_and_apply, self.watch]
         data.draw(st.sampled_from([*edits, *meddling, *[self.apply] * 6, *commands]))(data.draw)
 
     # commands, most of them run in any way
@@ -107,6 +107,9 @@ class Anything(RuleBasedStateMachine):
 
     def down(self, draw: Draw) -> None:
         self.witness.run("down", way=draw(ways()))
+
+    def watch(self, _: Draw) -> None:
+        self.witness.run("watch", way=faults.watched)
 
     def heal_and_apply(self, _: Draw) -> None:
         self.witness.settled()

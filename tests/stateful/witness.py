@@ -27,6 +27,7 @@ _HEAD = {"supervisord", "unix_http_server", "rpcinterface:supervisor"}
 _CODES = {0, 3, 4, 5, 6, 7, 8, 9, 64, 65, 66}
 _READS = {"plan", "status", "verify", "drift", "history", "prune"}
 _BROUGHT = {"apply", "rollback"}  # the commands that make everything as it is declared, or was
+_APPLIES = {"apply", "watch"}  # those that make it as it is declared, as far as they may
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -96,7 +97,7 @@ class Witness:
 
     def _changing(self, words: tuple[str, ...]) -> dict[int, Engine]:
         """Return the supervised engines that an apply has to start anew for what is declared today."""
-        if words[0] != "apply":
+        if words[0] not in _APPLIES:
             return {}
         there = self.world.supervised() & self._well.keys()
         return {pid: self._well[pid] for pid in there if self._well[pid].profile in self.world.declared}
@@ -146,7 +147,7 @@ class Witness:
         now = self.sections() or set()
         if words[0] == "start":
             target = before | {program_id(name) for name in words[1:]}
-        elif words[0] not in _BROUGHT or self.world.unread:
+        elif words[0] not in _BROUGHT | _APPLIES or self.world.unread:
             target = before
         if not before & target <= now <= before | target or (ran.code == 0 and now != target):
             yield f"supervisord.conf had {sorted(before)} and has {sorted(now)}, declared are {sorted(target)}"
