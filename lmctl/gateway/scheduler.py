@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lmctl.gateway import turned_away
+from lmctl.gateway import turned_away, turns
 from lmctl.gateway.demand import (
     Admit,
     Cause,
@@ -24,7 +24,6 @@ from lmctl.gateway.demand import (
     Stop,
     Why,
 )
-from lmctl.gateway.eviction import victims
 from lmctl.gateway.served import NEVER, Served
 from lmctl.record import replace
 
@@ -245,22 +244,12 @@ class Scheduler:
 
     def _plan(self, now: float) -> None:
         """Begin the starts that can begin, and say who makes way for those that cannot yet."""
-        future = {one.name for one in self._served.values() if one.state not in ("asleep", "stopping")}
-        first: set[str] = set()  # those that have their turn before
-        leaving: set[str] = set()
-        for one in self._wanted(now):
-            gone = self._making_way(one, frozenset(future), first, now)
-            if gone is None:
-                continue  # for others that are to start first
-            leaving.update(other for other in gone if self._served[other].makes_way(one.oldest, now))
-            future.difference_update(gone)
-            future.add(one.name)  # what comes later has to fit beside it, also while it waits
-            first.add(one.name)
-            if self._has_room(one):
-                one.state, one.changed = "starting", now
-                self._effects.append(Start(one.name))
+        decided = turns.decide(self._wanted(now), self._served.values(), self._fits, now)
+        for name in decided.starts:
+            self._served[name].state, self._served[name].changed = "starting", now
+            self._effects.append(Start(name))
         for one in self._served.values():
-            one.leaving = one.name in leaving
+            one.leaving = one.name in decided.leaving
             if one.leaving and not one.in_flight:
                 self._stop(one, "room", now)
 
@@ -282,42 +271,11 @@ class Scheduler:
             return None
         if one.failed is not None and now < one.failed_until:
             return replace(one.failed, retry=one.failed_until - now)
-        why = self._hopeless(one)
+        why = turns.hopeless(one, self._served.values(), self._fits)
         if why is None or self._seen > one.waiting[one.oldest] - _FRESH:
             return why
         self._next_look = -NEVER
         return None
-
-    def _hopeless(self, one: Served) -> Why | None:
-        """Return why a profile that sleeps cannot run as things are: it may be known from a look that is old."""
-        if not one.on_demand:
-            return turned_away.not_running(one.name)
-        pinned = {other.name for other in self._served.values() if other.state != "asleep" and not other.on_demand}
-        if rivals := one.policy.rivals & pinned:
-            return turned_away.rival_runs(one.name, min(rivals))
-        if self._fits(frozenset({*pinned, one.name})) is False:
-            return turned_away.no_memory(one.name, ", ".join(sorted(pinned)))
-        return None
-
-    def _making_way(self, one: Served, future: frozenset[str], first: set[str], now: float) -> set[str] | None:
-        """Return who has to go before a profile starts, some perhaps only once they started or served older requests.
-
-        Who can go now goes first, then who is idle, then who was used least recently. None: those who have their turn
-        before are in the way.
-        """
-        free = [other for other in self._served.values() if other.name in future - first and other.on_demand]
-        free.sort(key=lambda other: (not other.makes_way(one.oldest, now), not other.idle, other.last_use))
-        names = [other.name for other in free]
-        rivals = one.policy.rivals & future
-        if not rivals <= {*names}:
-            return None
-        gone = victims(one.name, future - rivals, [name for name in names if name not in rivals], self._fits)
-        return None if gone is None else {*rivals, *gone}
-
-    def _has_room(self, one: Served) -> bool:
-        """Whether a profile fits beside all that has not ended yet."""
-        there = frozenset(other.name for other in self._served.values() if other.state != "asleep")
-        return not one.policy.rivals & there and self._fits(there | {one.name}) is not False
 
     def _opened(self, now: float) -> bool:
         """Open and close the doors; return whether anything is waited for beside a free slot."""
