@@ -11,6 +11,7 @@ import sqlite3
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,9 @@ class Storm:
     def rows(self) -> Counter[int]:
         """Return what usage.db holds, by status."""
         file = self.machine.state() / "usage.db"
-        if not file.exists():
-            return Counter()
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
+        with suppress(sqlite3.OperationalError), sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
             return Counter(dict(db.execute("SELECT status, count(*) FROM request GROUP BY status").fetchall()))
+        return Counter()  # there is none yet
 
 
 @pytest.fixture
