@@ -90,11 +90,11 @@ def sample(session: Session, daemon: Daemon | None = None) -> tuple[Problem, ...
     try:
         daemon = session.host.supervisor.observe() if daemon is None else daemon
         looks = _looks(session, daemon)
-        if looks:
-            _note(database.path(session.state), looks, session.declaration.accounts.keep, session.host.now())
+        keep, now = session.declaration.accounts.keep, session.host.now()
+        notice = _note(database.path(session.state), looks, keep, now) if looks else None
     except LmctlError as error:
         return error.problems
-    return ()
+    return () if notice is None else (notice,)
 
 
 def _looks(session: Session, daemon: Daemon) -> list[Look]:
@@ -120,15 +120,15 @@ def _running(declaration: Declaration, daemon: Daemon) -> Iterable[tuple[Profile
             yield profile, process, spec
 
 
-def _note(path: Path, looks: list[Look], keep: float, now: float) -> None:
-    """Write what is new. Raises as `open_writable`."""
+def _note(path: Path, looks: list[Look], keep: float, now: float) -> Problem | None:
+    """Write what is new; return what had to be done to be able to. Raises as `open_writable`."""
     meters: Mapping[str, Meter] = {}
     with suppress(sqlite3.Error):  # opening it for writing tells why, or mends it
         meters = reading(path, _meters) if path.exists() else {}
     known = {name: meter.counters for name, meter in meters.items()}
     if all(look.counters == known.get(look.profile.name, Counters()) for look in looks):
-        return
-    db, _ = open_writable(path, LAYOUT, _PATIENCE, now, check=False)
+        return None
+    db, notice = open_writable(path, LAYOUT, _PATIENCE, now, check=False)
     try:
         with closing(db):
             meters = _meters(db)  # again: others look at the same engines
@@ -138,6 +138,7 @@ def _note(path: Path, looks: list[Look], keep: float, now: float) -> None:
             db.execute("COMMIT")
     except sqlite3.Error as error:
         raise failure(path, error) from error
+    return notice
 
 
 def _add(db: sqlite3.Connection, look: Look, before: Meter | None) -> None:

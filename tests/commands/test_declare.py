@@ -30,8 +30,8 @@ env = { CUDA_VISIBLE_DEVICES = "0" }
 [[profiles.x.when]]
 memory = "> 900 TiB"
 ctx = 512
-[usage]
-keep = "1d"
+[engines."llama.cpp"]
+version = "b6000"
 """
 
 
@@ -113,7 +113,7 @@ def test_init_with_a_name_that_is_none(typed):
 
 
 def test_validate_shows_what_has_no_effect(team):
-    assert "note: no effect yet: usage.keep" in team("validate")[1]
+    assert 'note: no effect yet: engines."llama.cpp"' in team("validate")[1]
 
 
 def test_config_is_the_resolved_configuration(team):
@@ -127,7 +127,7 @@ def test_config_is_the_resolved_configuration(team):
         "parallel": 2,
     }
     assert "[gateway]\nport = 9000\n" in text
-    assert text.endswith("# no effect yet: usage.keep\n")
+    assert text.endswith('# no effect yet: engines."llama.cpp"\n')
 
 
 def test_config_hides_secrets(typed):

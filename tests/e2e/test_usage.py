@@ -80,6 +80,14 @@ def test_without_a_gateway_the_engines_own_counters_add_up_over_restarts(machine
         assert SECRET.encode() not in content and b"purple canary" not in content, path
 
 
+def test_F82_a_broken_record_is_put_aside_by_who_counts_next_and_said(machine, serving):
+    ask(serving, SECRET)
+    (machine.state() / "usage.db").write_bytes(b"no database" * 1000)
+    assert "it is put aside as usage.db.corrupt-" in machine.run("status").err
+    assert tokens(machine)[1] > 0
+    assert machine.run("status").err == ""
+
+
 def test_the_watcher_counts_what_engines_do(machine, serving):
     ask(serving, "Hello")
     process = machine.start("watch")
