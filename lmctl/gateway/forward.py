@@ -15,11 +15,12 @@ import truststore
 from lmctl.errors import escape
 from lmctl.gateway import cloud_fields, recount
 from lmctl.gateway.accounting import Counts, Sieve, counts
+from lmctl.gateway.connection import Broken, Headers
 from lmctl.gateway.recount import Kept
 from lmctl.gateway.refused import Refused
 from lmctl.gateway.routing import Routes, Target
 from lmctl.gateway.slots import Slots
-from lmctl.gateway.upstream import Broken, Exchange, Headers, Pool, Unreachable
+from lmctl.gateway.upstream import Exchange, Pool, Unreachable
 from lmctl.gateway.visit import Visit
 from lmctl.spec import Json
 

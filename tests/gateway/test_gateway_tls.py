@@ -14,7 +14,8 @@ import truststore
 import uvloop
 from fakes.raw_engine import OK, engine, request
 
-from lmctl.gateway.upstream import Broken, Pool, Unreachable
+from lmctl.gateway.connection import Broken
+from lmctl.gateway.upstream import Pool, Unreachable
 
 LOOPS: dict[str, Callable[[], Any]] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 

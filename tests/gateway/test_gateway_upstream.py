@@ -8,7 +8,8 @@ import contextlib
 import pytest
 from fakes.raw_engine import OK, answering, engine, request
 
-from lmctl.gateway.upstream import HEADERS, Broken, Pool, Unreachable
+from lmctl.gateway.connection import HEADERS, Broken
+from lmctl.gateway.upstream import Pool, Unreachable
 
 
 async def asked(pool: Pool, limit: int = 1 << 20) -> tuple[int, bytes]:
