@@ -172,7 +172,9 @@ PURE += [module for module in MODULES if module.startswith(("backends.", "drift.
 PURE += [f"gateway.{name}" for name in ("bodies", "contents", "fields", "gatekeeper", "paths", "refused", "rules")]
 PURE += [f"gateway.{name}" for name in ("ollama", "ollama_answers", "ollama_lines", "ollama_models")]
 PURE += [f"gateway.{name}" for name in ("cloud_fields", "features", "router")]
-PURE += [f"gateway.{name}" for name in ("demand", "eviction", "scheduler", "served", "turned_away", "turns")]
+PURE += [
+    f"gateway.{name}" for name in ("decisions", "demand", "eviction", "scheduler", "served", "turned_away", "turns")
+]
 LOOKS = {"exists", "is_dir", "is_file", "is_symlink", "iterdir", "glob", "open", "read_bytes", "read_text", "readlink"}
 LOOKS |= {"realpath", "resolve", "samefile", "stat", "lstat"}
 

@@ -40,10 +40,9 @@ def run(context: Context, args: argparse.Namespace) -> Result:
             context.err.flush()
         follower.note()
         recorder = Recorder(current.state / "usage.db", accounts.keep, say=follower.say)
-        note = recorder.add if accounts.enabled else lambda row: None
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(serve(first, front, note, follower.look, follower.say))
+                runner.run(serve(first, front, recorder, follower.look, follower.say))
         finally:
             recorder.close()
     return Result()

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from lmctl.gateway.app import Gateway
 from lmctl.gateway.control import Control
 from lmctl.gateway.keeper import Keeper
 from lmctl.gateway.programs import SessionPrograms
 from lmctl.gateway.state import State
+from lmctl.usage.recorder import Recorder
 from lmctl.usage.rows import Row
 
 
 class Resident:
     """Made within the event loop that it lives in; `app` answers once `begin` is done."""
 
-    def __init__(self, first: State, note: Callable[[Row], None]) -> None:
+    def __init__(self, first: State, recorder: Recorder) -> None:
         self._programs = SessionPrograms(first.session)
         self._keeper = Keeper(self._programs)
         self._control = Control(first.session.state, self._keeper)
-        self._first = first
-        self.app = Gateway(first.rules, first.routes, self._keeper, note)
+        self._first, self._recorder, self._counts = first, recorder, True
+        self.app = Gateway(first.rules, first.routes, self._keeper, self._note)
 
     async def begin(self) -> None:
         """Take on what is declared, and let other commands ask. Raises what reading the lock does."""
@@ -36,8 +36,14 @@ class Resident:
         except BaseException:
             self._programs.session = before
             raise
+        accounts = state.session.declaration.accounts
+        self._counts, self._recorder.keep = accounts.enabled, accounts.keep
         self._keeper.follow(policies, fits)
         self.app.follow(state.rules, state.routes)
+
+    def _note(self, row: Row) -> None:
+        if self._counts:
+            self._recorder.add(row)
 
     async def close(self) -> None:
         """Let go of everything; models that run go on running."""

@@ -18,7 +18,7 @@ from lmctl.gateway.refused import Refused, answer
 from lmctl.gateway.resident import Resident
 from lmctl.gateway.state import State
 from lmctl.gateway.visit import PRESENCE, Presence
-from lmctl.usage.rows import Row
+from lmctl.usage.recorder import Recorder
 
 HEADERS = 64 << 10  # bytes of a request's first line and headers
 _HEADERS_TIME = 10.0  # seconds in which they must have come
@@ -206,14 +206,12 @@ class _Told(logging.Filter):
         return record.levelno >= logging.ERROR and record.exc_info is not None
 
 
-async def serve(
-    first: State, front: socket.socket, note: Callable[[Row], None], look: Look, say: Callable[[str], None]
-) -> None:
+async def serve(first: State, front: socket.socket, recorder: Recorder, look: Look, say: Callable[[str], None]) -> None:
     """Answer until SIGINT or SIGTERM, which is raised again at the end; `look` brings what is declared since.
 
     `front` listens at the first address of `first`. Requests that are under way at the end get `drain_timeout`.
     """
-    resident = Resident(first, note)
+    resident = Resident(first, recorder)
     config = uvicorn.Config(
         resident.app,
         http=Connection,

@@ -47,7 +47,8 @@ class Recorder:
         bound: int = 50_000,
     ) -> None:
         self.dropped = 0
-        self._path, self._keep, self._say, self._clock, self._bound = path, keep, say, clock, bound
+        self._path, self._say, self._clock, self._bound = path, say, clock, bound
+        self.keep = keep  # seconds; may be changed at any time
         self._waiting: deque[Row] = deque()
         self._batch: list[tuple[Value, ...]] = []  # taken from what waits, not yet written
         self._db: sqlite3.Connection | None = None
@@ -124,7 +125,7 @@ class Recorder:
         db.execute("BEGIN IMMEDIATE")
         database.add(db, self._batch)
         if due:
-            database.roll_up(db, self._clock(), self._keep)
+            database.roll_up(db, self._clock(), self.keep)
         db.execute("COMMIT")
         self._batch.clear()
         if due:
