@@ -14,7 +14,8 @@ from threading import Thread
 from types import FrameType
 from typing import Literal
 
-from lmctl import adhoc, neighbours, plan
+from lmctl import adhoc, neighbours, plan, services
+from lmctl.addresses import Asked
 from lmctl.command import Context
 from lmctl.config.find import MAIN, Request, discover
 from lmctl.errors import LmctlError, Problem, Terminated, escape
@@ -28,7 +29,7 @@ from lmctl.resource import Case
 from lmctl.resources import artifact
 from lmctl.result import Result
 from lmctl.session import Session
-from lmctl.spec import Declaration, Json, Machine
+from lmctl.spec import RESIDENT, Declaration, Json, Machine
 from lmctl.text import Style, human_id
 
 _MARKS = {"done": "✓", "failed": "✗", "blocked": "·", "not started": "·", "interrupted": "·"}
@@ -117,7 +118,7 @@ def remarks(memory: Memory) -> tuple[Problem, ...]:
 def running(session: Session, names: list[str]) -> frozenset[str]:
     """Return `names`, one at least, of profiles that are declared or still have a program. Raises as `known`."""
     programs = session.host.supervisor.observe().specs.values()
-    declared = [profile.name for profile in session.declaration.profiles]
+    declared = services.known(session.declaration)
     return _named([*declared, *sorted({spec.profile for spec in programs} - {*declared})], names)
 
 
@@ -137,9 +138,14 @@ def known(session: Session, names: list[str]) -> frozenset[str]:
     return _known([profile.name for profile in session.declaration.profiles], names)
 
 
+def programs(session: Session, names: list[str]) -> frozenset[str]:
+    """Return `names` of profiles, or of lmctl's own programs, as a set. Raises as `known`."""
+    return _known(services.known(session.declaration), names)
+
+
 def named(session: Session, names: list[str]) -> frozenset[str]:
     """Return `names`, one at least, as a set. Raises as `known`."""
-    return _named([profile.name for profile in session.declaration.profiles], names)
+    return _named(services.known(session.declaration), names)
 
 
 def _named(possible: list[str], names: list[str]) -> frozenset[str]:
@@ -160,6 +166,7 @@ def _known(declared: list[str], names: list[str]) -> frozenset[str]:
 
             near = difflib.get_close_matches(name, declared, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"declared: {', '.join(declared) or 'none'}"
+            hint = f"set `enabled = true` in [{name}]" if name in RESIDENT else hint
             raise LmctlError("E-USAGE", f"there is no profile '{escape(name, 80)}'", fix=hint)
     return frozenset(names)
 
@@ -258,7 +265,7 @@ def told(applied: Applied, seen: list[int], *, prune: bool = False) -> Result:
     data: dict[str, Json] = {
         **plan.to_json(applied.plan),
         "outcomes": [{"id": ended.change.id, "state": ended.state} for ended in applied.ended],
-        "serving": dict(applied.serving),
+        "serving": {name: asked.address for name, asked in applied.serving.items()},
     }
     code = _INTERRUPTED[signal.Signals(seen[0])] if seen else applied.exit_code
     warnings = (*applied.plan.warnings, *applied.notices)
@@ -276,9 +283,13 @@ def _text(applied: Applied, style: Style, prune: bool) -> str:
     part = "Interrupted:" if interrupted else "Applied in part:" if done else "Failed:"
     head = style.red(part) if rest else style.green("Applied:")
     lines += ["", f"{head} {done} of {len(applied.ended)} changes done."]
-    lines += [f"  {name} answers at {style.cyan(f'http://{listen}/v1')}" for name, listen in applied.serving.items()]
+    lines += [f"  {name} answers at {_url(style, at, name)}" for name, at in applied.serving.items()]
     lines += [style.dim(f"note: {note}") for note in applied.plan.notes]
     return "\n".join(lines) + "\n"
+
+
+def _url(style: Style, asked: Asked, name: str) -> str:
+    return style.cyan(f"http://{asked.address}/v1") + (f' as model "{name}"' if asked.shared else "")
 
 
 def _line(ended: Ended, style: Style) -> str:

@@ -32,6 +32,7 @@ class Serve:
     files: Mapping[tuple[str, str], Path] = NOTHING
     hardware: Hardware | None = None
     template: bytes | None = None  # content of the profile's chat template file
+    key_file: str | None = None  # that holds the key to ask for; relative to the folder it starts in
 
 
 @record
@@ -83,6 +84,10 @@ class Backend(Protocol):
     # the importable package and argv of an engine that lives in lmctl's own Python, None when there is none
     @property
     def MODULE(self) -> tuple[str, Engine] | None: ...
+
+    # whether it can demand a key
+    @property
+    def ASKS_KEY(self) -> bool: ...
 
     # one line: how to get an engine
     @property

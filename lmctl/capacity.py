@@ -6,6 +6,7 @@ from lmctl import desired
 from lmctl.errors import LmctlError, Place
 from lmctl.host import MOST_RUNNING
 from lmctl.resource import Case
+from lmctl.spec import RESIDENT
 
 
 def problem(case: Case) -> LmctlError | None:
@@ -36,7 +37,8 @@ def refuse(case: Case) -> None:
 def _running(case: Case) -> frozenset[str]:
     """Return the profiles that run, but for those that this run removes or makes way from."""
     declared = frozenset(profile.name for profile in case.declaration.profiles)
-    found = {spec.profile for spec in case.world.daemon.specs.values() if desired.lives(case, spec.profile)}
+    programs = {spec.profile for spec in case.world.daemon.specs.values()}
+    found = {name for name in programs.difference(RESIDENT) if desired.lives(case, name)}
     if case.scope.whole and (declared or case.scope.leaving):
         found &= declared
     asked = (profile for profile in case.profiles() if profile.name in case.scope.run)

@@ -44,7 +44,8 @@ def _seen(case: Case, current: Session, *, declared: bool) -> Seen:
         conditions = {name: each.result() for name, each in tries.items()}
     ready = desired.programs(case).ready if declared else {}
     alive = {name for name, found in conditions.items() if found.pid is not None}
-    down = {name: want.spec.listen for name, want in ready.items() if want.runs and name not in alive}
+    asked = {name: want.spec.listen for name, want in ready.items() if want.runs and want.spec.listen}
+    down = {name: listen for name, listen in asked.items() if name not in alive}
     listeners = {name: _stranger(listen, case, current) for name, listen in down.items()}
     return Seen(conditions, {name: who for name, who in listeners.items() if who is not None}, declared)
 

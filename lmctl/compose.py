@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lmctl import adhoc
+from lmctl import adhoc, services
 from lmctl.command import Context, Options
 from lmctl.config import loading
 from lmctl.config.find import Request, last_resort
@@ -57,6 +57,10 @@ class LocalHost:
     def hardware(self) -> Hardware:
         return detect(self._folders.cache, ask=self._environ if self._options.acts else None)
 
+    @property
+    def environ(self) -> Mapping[str, str]:
+        return services.passed(self._environ)
+
     @cached_property
     def store(self) -> DiskStore:
         return DiskStore(
@@ -88,7 +92,7 @@ class LocalHost:
     def processes(self) -> LocalProcesses:
         from lmctl.hosts.processes import LocalProcesses
 
-        return LocalProcesses()
+        return LocalProcesses(self._folders.declaration(self._declaration.name))
 
     @cached_property
     def _endpoint(self) -> Endpoint:

@@ -9,12 +9,13 @@ from typing import Literal
 
 from lmctl import desired, launch
 from lmctl.errors import escape
+from lmctl.host import Daemon
 from lmctl.record import record
 from lmctl.resource import Case
-from lmctl.spec import Health, Probe, Process, Profile, ProgramSpec, program_id
+from lmctl.spec import GATEWAY, Health, Probe, Process, Profile, ProgramSpec, program_id
 from lmctl.text import human_time
 
-State = Literal["starting", "healthy", "unhealthy", "stopped", "crash-loop", "orphaned", "held"]
+State = Literal["starting", "healthy", "unhealthy", "waiting", "stopped", "crash-loop", "orphaned", "held"]
 # asks a program that should listen on an address; the number is its process
 Ask = Callable[[str, Probe, int], Health]
 
@@ -55,13 +56,16 @@ def of(name: str, case: Case, ask: Ask) -> Condition:
         return Condition("starting", "it ended by itself and is started again")
     if process is not None and process.state == "FATAL":
         return Condition("stopped", f"it cannot be started: {escape(process.spawn_error)}")
-    return Condition("stopped")
+    profile = case.declaration.profile(name)
+    asleep = profile is not None and profile.start == "on-demand" and GATEWAY in daemon.specs
+    return Condition("waiting" if asleep else "stopped")
 
 
 def _running(name: str, case: Case, pid: int, ask: Ask) -> Condition:
     profile, program = case.declaration.profile(name), program_id(name)
-    process, spec = case.world.daemon.processes.get(program), case.world.daemon.specs[program]
-    health = ask(spec.listen, probe_of(case, name, spec), pid)
+    daemon = case.world.daemon
+    process, spec = daemon.processes.get(program), daemon.specs[program]
+    health = ask(spec.listen, probe_of(case, name, spec), pid) if spec.listen else works(daemon, program, pid)
     if health.state == "healthy":
         return Condition("healthy", pid=pid)
     if health.state == "wrong":
@@ -76,6 +80,14 @@ def _running(name: str, case: Case, pid: int, ask: Ask) -> Condition:
     never = name in case.world.memory.unconfirmed
     why = f"{escape(health.why)}, {human_time(age)} after its start{again}"
     return Condition("unhealthy", why, pid, started + limit if never else None)
+
+
+def works(daemon: Daemon, program: str, pid: int) -> Health:
+    """Return the health of a program that listens nowhere: who does its work holds its lock."""
+    holder = daemon.locks.get(program)
+    if holder is None:
+        return Health("down", "it has not begun yet")
+    return Health("healthy") if holder == pid else Health("wrong", f"pid {holder} does its work")
 
 
 def _patience(case: Case, profile: Profile | None, spec: ProgramSpec) -> float:
@@ -95,7 +107,7 @@ def probe_of(case: Case, name: str, spec: ProgramSpec) -> Probe:
     words, profile = flags(spec), case.declaration.profile(name)
     if profile is None or profile.backend != "command":
         if "--alias" in words:
-            return Probe(models="/v1/models", expect=words["--alias"])
+            return Probe(models="/v1/models", expect=words["--alias"], key_file=spec.key_file)
         if "--model" in words and any("mlx_lm" in word for word in spec.argv[:4]):
             return Probe(models="/v1/models", expect=os.path.realpath(words["--model"]))
     if profile is not None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 
+from lmctl import addresses, services
 from lmctl.all_backends import BACKENDS
 from lmctl.backend import Serve
 from lmctl.errors import LmctlError
@@ -27,14 +28,18 @@ _SCHEMA = 1  # raised when the meaning of a program file changes: every program 
 
 @record
 class Desired:
-    """One program as it should be. `fields` is what a person declared, for causes; `timeout` is seconds to health."""
+    """One program as it should be. `fields` is what a person declared, for causes; `timeout` is seconds to health.
+
+    `front` is where the gateway answers for it, None where clients ask it itself. `probe` None: it holds a lock.
+    """
 
     profile: Profile
     spec: ProgramSpec
     fields: Mapping[str, Json]
     runs: bool
-    probe: Probe
+    probe: Probe | None
     timeout: float
+    front: str | None = None
 
 
 @record
@@ -47,18 +52,35 @@ class Programs:
 
 
 def programs(case: Case) -> Programs:
-    """Return the desired programs of the profiles that this run covers, by profile name."""
+    """Return the desired programs of the profiles that this run covers, by profile name, and lmctl's own ones."""
     ready: dict[str, Desired] = {}
     refused: dict[str, LmctlError] = {}
-    waits, addresses = waiting(case), listens(case)
+    waits, listens = waiting(case), addresses.listens(case)
     for profile in case.profiles():
         if profile.name in waits:
             continue
         try:
-            ready[profile.name] = _desired(case, profile, addresses[profile.name])
+            ready[profile.name] = _desired(case, profile, listens[profile.name])
         except LmctlError as error:
             refused[profile.name] = error
+    for name in _services(case):
+        try:
+            ready[name] = _service(case, name)
+        except LmctlError as error:
+            refused[name] = error
     return Programs(ready, refused, waits)
+
+
+def _services(case: Case) -> Iterator[str]:
+    """Yield lmctl's own programs that this run covers; one about some profiles brings the gateway before them."""
+    for name in services.names(case.declaration):
+        if case.scope.covers(name) or (case.scope.touches(name) and not lives(case, name)):
+            yield name
+
+
+def _service(case: Case, name: str) -> Desired:
+    made = services.make(name, case.declaration, case.world.environ)
+    return Desired(made.profile, made.spec, made.fields, runs(case, made.profile), made.probe, services.PATIENCE)
 
 
 def waiting(case: Case) -> Mapping[str, str]:
@@ -107,29 +129,6 @@ def refuse_rivals(case: Case) -> None:
             raise LmctlError("E-CONFLICT", what, fix="start one of them")
 
 
-def listens(case: Case) -> Mapping[str, str]:
-    """Return where each declared profile's engine listens: its port, else the one it had, else the next free one.
-
-    Raises E-PORT when none is left.
-    """
-    bind = case.declaration.machine.bind
-    sticky = {name: int(at.rpartition(":")[2]) for name, at in (case.world.memory.ports or {}).items()}
-    first, last = case.declaration.engine_ports
-    taken = {*sticky.values(), *case.world.taken_ports}
-    free = (port for port in range(first, last + 1) if port not in taken)
-    found: dict[str, str] = {}
-    for profile in case.declaration.profiles:
-        port = profile.port or sticky.get(profile.name) or _next(free)
-        found[profile.name] = f"{bind}:{port}"
-    return found
-
-
-def _next(free: Iterator[int]) -> int:
-    for port in free:
-        return port
-    raise LmctlError("E-PORT", "no port of engine_ports is free", fix="widen `engine_ports` in [gateway]")
-
-
 def _desired(case: Case, profile: Profile, listen: str) -> Desired:
     backend = BACKENDS[profile.backend]
     engine = case.world.engines.get(profile.backend)
@@ -141,26 +140,30 @@ def _desired(case: Case, profile: Profile, listen: str) -> Desired:
     artifacts = {wanted.id: case.lock.artifacts[wanted.id] for wanted in profile.artifacts}
     files = {(name, file.file.path): file.path for name in artifacts for file in case.world.found.get(name, ())}
     template = _template(case, profile)
-    serve = Serve(profile, engine, host, int(port), artifacts, files, case.world.hardware, template)
+    program, front = program_id(profile.name), addresses.front(case.declaration, profile)
+    key_file = f"keys/{program}" if front and backend.ASKS_KEY else None
+    serve = Serve(profile, engine, host, int(port), artifacts, files, case.world.hardware, template, key_file)
     argv = backend.command(serve)
     env = {**backend.environment(serve), **profile.settings.env}
     cwd = str(case.declaration.folder) if profile.backend == "command" else "."
     digest = hashlib.sha256(template).hexdigest() if template is not None else None
     spec = ProgramSpec(
-        id=program_id(profile.name),
+        id=program,
         profile=profile.name,
         argv=argv,
         env=env,
         cwd=cwd,
         hash=_hash(argv, env, cwd, [*_contents(artifacts), *filter(None, [digest])]),
         listen=listen,
+        key_file=key_file,
         autostart=profile.start == "always",
         stop_timeout=profile.stop_timeout,
     )
     fields = _fields(profile, artifacts, spec)
     if digest:
         fields["sha256 of chat_template"] = digest[:12]
-    return Desired(profile, spec, fields, runs(case, profile), backend.probe(serve), start_timeout(profile, artifacts))
+    timeout = start_timeout(profile, artifacts)
+    return Desired(profile, spec, fields, runs(case, profile), backend.probe(serve), timeout, front)
 
 
 def _template(case: Case, profile: Profile) -> bytes | None:
@@ -208,6 +211,15 @@ def runs(case: Case, profile: Profile) -> bool:
     if profile.name in case.scope.run or profile.name in case.world.memory.unconfirmed:
         return True
     return profile.start == "always" and not held(case, profile)
+
+
+def stopped(case: Case) -> tuple[str, ...]:
+    """Return what would run, or be woken, if nobody had stopped it: covered profiles, and lmctl's own programs."""
+    wakes = {"always", "on-demand"} if case.declaration.front.enabled else {"always"}
+    found = [profile for profile in case.profiles() if profile.start in wakes]
+    own = filter(case.scope.touches, services.names(case.declaration))
+    found += [services.stand_in(name) for name in own]
+    return tuple(profile.name for profile in found if held(case, profile))
 
 
 def held(case: Case, profile: Profile) -> bool:

@@ -112,6 +112,13 @@ def _origins(params: Any, value: str) -> None:
     params.cors_origins, params.cors_origins_explicit = value, True
 
 
+def _keys(params: Any, value: str) -> None:
+    keys = [line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines()]
+    params.api_keys = [key for key in keys if key]
+    if not params.api_keys:  # it would then ask nobody for one
+        raise ValueError("it holds no key")
+
+
 def _layers(params: Any, value: str) -> None:
     params.n_gpu_layers = {"auto": -1, "all": -2}[value] if value in ("auto", "all") else int(value)
 
@@ -173,6 +180,7 @@ FLAGS: dict[str, Set] = {
     "--offline": _switch("offline"),
     "--metrics": _switch("endpoint_metrics"),
     "--cors-origins": _origins,
+    "--api-key-file": _keys,
     "--ctx-size": _number("n_ctx"),
     "--parallel": _number("n_parallel"),
     "--no-kv-unified": _switch("kv_unified", on=False),

@@ -165,6 +165,8 @@ class Daemon:
     lost: tuple[int, ...] = ()  # pids of daemons whose state folder was deleted while they ran
     unseen: Mapping[str, int] = NOTHING  # pids of programs whose daemon lives and cannot be asked
     fileless: frozenset[str] = frozenset()  # programs that run, and whose file is gone or damaged: not in `specs`
+    keyless: frozenset[str] = frozenset()  # programs whose key is gone or damaged
+    locks: Mapping[str, int] = NOTHING  # who does the work of lmctl's own programs now: pids, by program
 
 
 class Supervisor(Protocol):
@@ -175,6 +177,9 @@ class Supervisor(Protocol):
     # write program files, launcher and the one configuration file; True when something changed. What is gone stays in
     # `Daemon.specs` until a reload or a shutdown has ended it; what is in `Daemon.fileless` stays as it is
     def write(self, programs: Sequence[ProgramSpec]) -> bool: ...
+
+    # make the keys of programs that have none, or a damaged one: those that run must then be replaced
+    def make_keys(self, programs: Collection[str]) -> None: ...
 
     # start the daemon if absent (programs with `autostart` start), else apply the written configuration: replace the
     # programs named, add the new, remove the gone. Nothing else is touched, whatever its section says. A replaced or
@@ -282,6 +287,9 @@ class Host(Protocol):
 
     @property
     def hardware(self) -> Hardware: ...
+
+    @property
+    def environ(self) -> Mapping[str, str]: ...  # what lmctl's own programs are given of this process's environment
 
     @property
     def stop(self) -> threading.Event: ...  # set by the first Ctrl-C: what is under way ends soon, nothing new begins

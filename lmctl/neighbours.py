@@ -71,17 +71,17 @@ def served(state: Path, own: str, leaving: frozenset[str] = frozenset()) -> froz
     return frozenset(words)
 
 
-def ports(state: Path, records: Path, own: Path) -> frozenset[int]:
-    """Return the ports on which programs of other declarations listen, as far as their files say."""
-    found = set()
+def ports(state: Path, records: Path, own: Path) -> dict[int, str]:
+    """Return the ports on which programs of other declarations listen, as far as their files say, with their names."""
+    found: dict[int, str] = {}
     for record in _others(records, own):
         for program in (state / record.stem / "programs").glob("*.json"):
             try:
                 listen = json.loads(read_regular(program, _CONFIG_LIMIT))["listen"]
-                found.add(int(listen.rpartition(":")[2]))
+                found[int(listen.rpartition(":")[2])] = record.stem
             except (LmctlError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # whatever it is, its owner will be told
-    return frozenset(found)
+    return found
 
 
 def _others(records: Path, own: Path) -> Iterator[Path]:

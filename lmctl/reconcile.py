@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from lmctl import capacity, desired, generations, meanwhile, plan, recording
+from lmctl import addresses, capacity, desired, generations, meanwhile, plan, recording
+from lmctl.addresses import Asked
 from lmctl.all_resources import KINDS
 from lmctl.errors import DONE, PARTIAL, LmctlError, Problem
 from lmctl.generations import Ending
@@ -18,7 +19,7 @@ from lmctl.record import NOTHING, record, replace
 from lmctl.resource import Case, Hashed, Outcome, Run, Scope
 from lmctl.resources import artifact, program, weights
 from lmctl.session import Session
-from lmctl.spec import Json, Profile
+from lmctl.spec import RESIDENT, Json, Profile
 from lmctl.text import human_id
 
 State = Literal["done", "failed", "blocked", "not started"]
@@ -42,7 +43,7 @@ class Applied:
     plan: Plan
     ended: tuple[Ended, ...] = ()
     already: bool = False  # some covered profile was right before
-    serving: Mapping[str, str] = NOTHING  # where each profile that was started now listens
+    serving: Mapping[str, Asked] = NOTHING  # where clients ask each profile that was started now
     notices: tuple[Problem, ...] = ()  # what became of a ledger that could not be used
 
     @property
@@ -235,7 +236,8 @@ class Reconciler:
             generations.closed(ledger, run.generation, ending if failed else "done")
         touched = {item.change.address for item in ended}
         decided = desired.programs(case).ready
-        already = any(touched.isdisjoint(_addresses(case, want.profile)) for want in decided.values())
+        profiles = (want.profile for name, want in decided.items() if name not in RESIDENT)
+        already = any(touched.isdisjoint(_addresses(case, profile)) for profile in profiles)
         return Applied(planned, tuple(ended), already, _serving(case, ended))
 
     def _look_again(
@@ -269,14 +271,15 @@ class Reconciler:
         return ended + [Ended(each.change, "failed" if each.error else "done", each.error) for each in outcomes]
 
 
-def _serving(case: Case, ended: list[Ended]) -> Mapping[str, str]:
-    """Return where the profiles that this run started listen, as far as they run."""
+def _serving(case: Case, ended: list[Ended]) -> Mapping[str, Asked]:
+    """Return where clients ask the profiles that this run started, as far as they run."""
     done = {item.change.address for item in ended if item.state == "done" and item.change.stage == "serve"}
     processes, specs = case.world.daemon.processes, case.world.daemon.specs.values()
     return {
-        spec.profile: spec.listen
+        spec.profile: addresses.asked(case, spec.profile, spec.listen)
         for spec in sorted(specs, key=lambda spec: spec.profile)
         if program.address(spec.profile) in done
+        and spec.profile not in RESIDENT
         and spec.id in processes
         and processes[spec.id].running
         and spec.id not in case.world.daemon.held

@@ -14,7 +14,7 @@ from lmctl.host import Daemon, Found, Host, OnProgress
 from lmctl.ledger import Ledger, Memory, Owned
 from lmctl.plan import Change, Kept, Stage
 from lmctl.record import NOTHING, record
-from lmctl.spec import Declaration, Hardware, Lock, Profile, Signature
+from lmctl.spec import GATEWAY, Declaration, Hardware, Lock, Profile, Signature
 
 Hashed = Mapping[Path, tuple[Signature, str]]  # content path -> the signature that it had when it was read, its sha256
 
@@ -39,6 +39,10 @@ class Scope:
     def covers(self, name: str) -> bool:
         """Whether the profile called `name` belongs to this run."""
         return name not in self.exclude | self.left and (self.names is None or name in self.names)
+
+    def touches(self, name: str) -> bool:
+        """Whether one of lmctl's own programs belongs to this run: the gateway stands before every profile."""
+        return self.covers(name) or (name == GATEWAY and name not in self.exclude | self.left)
 
     def named(self, name: str) -> bool:
         """Whether a person named it, which lifts holds and fetches what waits for a start."""
@@ -88,7 +92,8 @@ class World:
     outside: frozenset[str] = frozenset()  # owned paths that do not lie in the cache as it is configured now
     let_go: Mapping[str, tuple[str, ...]] = NOTHING  # content path -> programs that have it open and are removed first
     shared: frozenset[str] = frozenset()  # owned paths whose content has another name (a hard link)
-    taken_ports: frozenset[int] = frozenset()  # of other declarations' programs
+    environ: Mapping[str, str] = NOTHING  # what lmctl's own programs are given of this process's environment
+    taken_ports: Mapping[int, str] = NOTHING  # of other declarations' programs, with the declaration's name
     strays: tuple[Stray, ...] = ()
     owned: Mapping[str, Owned] = NOTHING  # the ledger's rows by path
 

@@ -106,8 +106,7 @@ def _tables(main: Node) -> Iterator[str]:
         if name and name not in ("Defaults", "Profile"):
             later = " **Not yet.**" if key in inert.NAMED else ""
             yield f"## {_TITLES.get(key, f'`[{key}]`')}\n\n{_sentence(node['description'])}{later}\n"
-            single = {one.partition(".")[2] for one in inert.SINGLE if one.startswith(f"{key}.")}
-            yield _table(main["$defs"][name]["properties"], main["$defs"][name].get("required", ()), single)
+            yield _table(main["$defs"][name]["properties"], main["$defs"][name].get("required", ()))
 
 
 def _machine(machine: Node) -> Iterator[str]:

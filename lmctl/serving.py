@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
-from lmctl import condition, logtail, unsupervised
+from lmctl import condition, logtail, obstacles, unsupervised
 from lmctl.desired import Desired, lives, running_rivals
 from lmctl.errors import LmctlError, escape
 from lmctl.host import Daemon, Progress
 from lmctl.ledger import Applied
+from lmctl.obstacles import Refused
 from lmctl.plan import Change
 from lmctl.record import replace
 from lmctl.resource import Case, Outcome, Run
-from lmctl.resources import weights
-from lmctl.spec import Health, Process, Profile, program_id
-from lmctl.text import human_id
+from lmctl.spec import GATEWAY, RESIDENT, Health, Probe, Process, program_id
 
+_FRONTS = 10.0  # seconds that the gateway has to answer at the ports of what was started: it looks once a second
+_PAUSE = 0.1  # seconds between two looks at that
 _SOONEST = 0.01  # seconds between two times that a program is asked
 _GLANCE = 0.2  # seconds between two times that supervisord is asked about it
 
 
-def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case: Case, run: Run) -> Iterator[Outcome]:
-    """Make the programs of `changes` (by profile) what `asked` says; yield one outcome per change."""
-    possible: dict[str, Change] = {}
-    leaving = _leaving(changes, asked, case)
-    for name, change in changes.items():
-        error = _obstacle(change, asked.get(name), case, run, leaving)
-        if error is None:
-            possible[name] = change
-        else:
-            yield Outcome(change, error)
+def carry_out(
+    changes: Mapping[str, Change], asked: Mapping[str, Desired], refused: Refused, case: Case, run: Run
+) -> Iterator[Outcome]:
+    """Make the programs of `changes` (by profile) what `asked` says; yield one outcome per change.
+
+    `refused` are those of which is known already that they cannot be.
+    """
+    errors = obstacles.find(changes, asked, refused, case, run)
+    yield from (Outcome(changes[name], error) for name, error in errors.items())
+    possible = {name: change for name, change in changes.items() if name not in errors}
     if not possible:
         return
-    waiting = {name: asked[name] for name, change in possible.items() if _starts(change, asked.get(name))}
+    waiting = {name: asked[name] for name, change in possible.items() if obstacles.starts(change, asked.get(name))}
     try:
         with run.host.desk.drained(_ending(possible, asked, case), case.declaration.front.drain_timeout):
             _write(possible, asked, case, run)
@@ -47,79 +48,9 @@ def carry_out(changes: Mapping[str, Change], asked: Mapping[str, Desired], case:
         return
     with run.unlocked():
         failures |= await_health({name: want for name, want in waiting.items() if name not in failures}, run)
+        _await_fronts([want for name, want in waiting.items() if name not in failures], run)
     _confirm(waiting, failures, run)
     yield from (Outcome(change, failures.get(name)) for name, change in possible.items())
-
-
-def _starts(change: Change, want: Desired | None) -> bool:
-    return want is not None and change.verb != "delete" and (change.verb == "restart" or want.runs)
-
-
-def _leaving(changes: Mapping[str, Change], asked: Mapping[str, Desired], case: Case) -> frozenset[int]:
-    """Return the pids that this run ends before it starts anything: what it replaces, removes or makes way from."""
-    names = {name for name, change in changes.items() if change.verb in {"restart", "delete"}}
-    for name in case.scope.run & changes.keys() & asked.keys():
-        names.update(running_rivals(case, asked[name].profile))
-    names |= case.scope.run
-    found = (case.world.daemon.processes.get(program_id(name)) for name in names)
-    return frozenset(process.pid for process in found if process and process.pid) | unsupervised.pids(names, case)
-
-
-def _obstacle(change: Change, want: Desired | None, case: Case, run: Run, leaving: frozenset[int]) -> LmctlError | None:
-    """Return why a program cannot be started at all; asked before anything stops."""
-    if case.world.daemon.problem:
-        return LmctlError("E-SUPERVISOR", case.world.daemon.problem, fix="run `lmctl down`, then apply again")
-    if error := unsupervised.obstacle(case):
-        return error
-    if want is None or not _starts(change, want):
-        return None
-    for wanted in want.profile.artifacts:
-        if not weights.verified(case, wanted.id):
-            what = f"the weights of {want.profile.name} are not verified: {escape(human_id(wanted.id))}"
-            return LmctlError("E-HASH", what, fix="run `lmctl apply` again")
-        if error := weights.unreadable(case, wanted, want.profile.name):
-            return error
-    if error := _unlocked(want.profile, case, run):
-        return error
-    try:
-        run.host.engines.check(want.profile.backend, want.spec.argv, Path(want.spec.cwd))
-    except LmctlError as error:
-        return error
-    return _taken(want, case, run, leaving)
-
-
-def obstacle(change: Change, want: Desired, case: Case, run: Run) -> LmctlError | None:
-    """Return why a program that sleeps cannot be started."""
-    return _obstacle(change, want, case, run, frozenset())
-
-
-def _unlocked(profile: Profile, case: Case, run: Run) -> LmctlError | None:
-    """Return which weights the engine would load although no lock names them: it is given their folder."""
-    for wanted in profile.artifacts:
-        files = case.world.found.get(wanted.id, ())
-        if not any(one.file.path.endswith(".safetensors") for one in files):
-            continue
-        if extra := run.host.store.beside(files):
-            what = f"{escape(str(extra[0]), 300)} is not locked, and the engine of {profile.name} would load it"
-            return LmctlError("E-HASH", what, fix=f"move it away, or run `lmctl lock --upgrade {profile.name}`")
-    return None
-
-
-def _taken(want: Desired, case: Case, run: Run, leaving: frozenset[int]) -> LmctlError | None:
-    """Return who else holds the port, None when it is free or becomes free."""
-    port = int(want.spec.listen.rpartition(":")[2])
-    listener = run.host.processes.listener(port)
-    if listener is None:
-        return None
-    process = case.world.daemon.processes.get(want.spec.id)
-    ours = {*leaving, *([process.pid] if process and process.pid else [])}
-    if listener.pid and run.host.processes.root(listener.pid, ours) is not None:
-        return None
-    who = f"pid {listener.pid} ({escape(listener.command, 60)})" if listener.pid else "another user's process"
-    if listener.pid in case.world.daemon.orphans.values():
-        what = f"port {port} is held by {who}, which outlived a supervisord of lmctl"
-        return LmctlError("E-PORT", what, fix="run `lmctl down`, then apply again")
-    return LmctlError("E-PORT", f"port {port} is taken by {who}", fix="choose another port or stop it")
 
 
 def _write(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: Case, run: Run) -> None:
@@ -134,11 +65,14 @@ def _write(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: C
         want = asked[name]
         if _replaces(change, want, before) or name in case.scope.again:
             replaced.add(want.spec.id)
-        if _starts(change, want):
+        if obstacles.starts(change, want):
             starting.add(name)
         specs[want.spec.id] = want.spec
     with run.ledger.writing(run.host.now()) as ledger:
         ledger.starting(sorted(starting), run.host.now())
+    written = [asked[name].spec for name, change in possible.items() if change.verb != "delete"]
+    if keyed := [spec.id for spec in written if spec.key_file is not None]:
+        supervisor.make_keys(keyed)
     for name in sorted(starting):
         _make_way(name, asked[name], case, run)
     # a daemon that is about to be started starts nothing by itself: not what this run has not looked at, and not the
@@ -153,7 +87,7 @@ def _write(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: C
 
 def _going(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: Case) -> frozenset[str]:
     """Return the profiles whose processes of today end in this run: what it starts, removes or makes way from."""
-    starting = {name for name, change in possible.items() if _starts(change, asked.get(name))}
+    starting = {name for name, change in possible.items() if obstacles.starts(change, asked.get(name))}
     rivals = {rival for name in starting & case.scope.run for rival in running_rivals(case, asked[name].profile)}
     return frozenset({*starting, *rivals, *(name for name, change in possible.items() if change.verb == "delete")})
 
@@ -162,13 +96,15 @@ def _ending(possible: Mapping[str, Change], asked: Mapping[str, Desired], case: 
     """Return those of them that serve now, behind a gateway: what is asked of them may end first."""
     if not case.declaration.front.enabled:
         return frozenset()
-    return frozenset(name for name in _going(possible, asked, case) if lives(case, name))
+    return frozenset(name for name in _going(possible, asked, case) if name not in RESIDENT and lives(case, name))
 
 
 def _replaces(change: Change, want: Desired, before: Daemon) -> bool:
     old, process = before.specs.get(want.spec.id), before.processes.get(want.spec.id)
     # one that the daemon knows and no file declares has lost its file
-    return process is not None if old is None else old.hash != want.spec.hash or _stale(process, want)
+    if old is None:
+        return process is not None
+    return old.hash != want.spec.hash or _stale(process, want) or want.spec.id in before.keyless
 
 
 def rewrite(change: Change, run: Run) -> Outcome:
@@ -206,9 +142,9 @@ def _record(possible: Mapping[str, Change], asked: Mapping[str, Desired], run: R
                 ledger.confirm(name)
                 continue
             ledger.applied(change.address, Applied(want.fields, want.spec.hash), run.generation)
-            if want.profile.port is None:
+            if want.front is not None or want.profile.port is None:
                 ledger.port(name, want.spec.listen)
-            if _starts(change, want):
+            if obstacles.starts(change, want):
                 ledger.lift(name)
 
 
@@ -280,6 +216,22 @@ def _side_by_side(count: int) -> Iterator[Callable[[Callable[[str], Health], lis
         yield lambda ask, names: [*pool.map(ask, names)]
 
 
+def _await_fronts(healthy: Iterable[Desired], run: Run) -> None:
+    """Wait until the gateway, where it runs, answers at the ports of these profiles: it opens them by itself."""
+    pending = {want.front for want in healthy if want.front is not None and want.profile.port is not None}
+    end = time.monotonic() + _FRONTS
+    while pending and not run.stop.is_set():
+        gateway = run.host.supervisor.observe().processes.get(GATEWAY)
+        if gateway is None or not gateway.running or gateway.pid in (None, os.getpid()):
+            return
+        health = {address: run.host.processes.probe(address, Probe(), gateway.pid) for address in sorted(pending)}
+        pending -= {address for address, found in health.items() if found.state == "healthy"}
+        if pending and time.monotonic() > end:
+            run.say(f"the gateway does not answer at {', '.join(sorted(pending))} yet: read `lmctl logs gateway`")
+            return
+        run.stop.wait(_PAUSE if pending else 0.0)
+
+
 def _interrupted(name: str) -> LmctlError:
     what = f"{name} was started and is not healthy yet"
     return LmctlError("E-INTERRUPTED", what, fix="see `lmctl status`; `lmctl apply` waits for it")
@@ -289,6 +241,8 @@ def _probe(want: Desired, daemon: Daemon, run: Run) -> Health:
     process = daemon.processes.get(want.spec.id)
     if process is None or process.pid is None:
         return Health("down", process.state.lower() if process else "supervisord does not know it")
+    if want.probe is None:
+        return condition.works(daemon, want.spec.id, process.pid)
     return run.host.processes.probe(want.spec.listen, want.probe, process.pid)
 
 
@@ -313,10 +267,10 @@ def _verdict(want: Desired, health: Health, daemon: Daemon, elapsed: float, run:
     if elapsed > want.timeout:
         why = f": {escape(health.why)}" if health.why else ""
         what = f"{name} is not healthy after {elapsed:.0f} s ({health.state}{why})"
-        asked = want.probe.health
+        asked = want.probe.health if want.probe else ""
         wrong = want.profile.backend == "command" and f"{asked} answers " in health.why
-        other = f"or correct `health`, which is {escape(asked)}" if wrong else "or raise start_timeout"
-        return LmctlError("E-UNHEALTHY", what, fix=f"{hint}, {other}")
+        other = f", or correct `health`, which is {escape(asked)}" if wrong else ", or raise start_timeout"
+        return LmctlError("E-UNHEALTHY", what, fix=hint + ("" if name in RESIDENT else other))
     return None
 
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmctl import adhoc, lockfile, neighbours
+from lmctl import addresses, adhoc, lockfile, neighbours
 from lmctl.backend import Engine
 from lmctl.errors import LmctlError, escape
-from lmctl.host import Found, Host, Store
+from lmctl.host import Daemon, Found, Host, Store
 from lmctl.ledger import Ledger, Memory, Owned
 from lmctl.paths import Folders, make_private, read_regular, remove_left, write_atomic
 from lmctl.record import record, replace
@@ -119,9 +119,9 @@ class Session:
                 artifact = lock.artifacts.get(wanted.id)
                 if artifact is not None and wanted.id not in found:
                     found[wanted.id] = self.host.store.locate(artifact, wanted, known)
-        hardware = self.host.hardware
+        hardware, daemon = self.host.hardware, self.host.supervisor.observe()
         return World(
-            daemon=self.host.supervisor.observe(),
+            daemon=daemon,
             hardware=hardware,
             now=self.host.now(),
             found=found,
@@ -134,7 +134,8 @@ class Session:
             gone=frozenset(path for path, seen in signatures.items() if seen is None),
             changed={path: seen for path, seen in signatures.items() if seen and seen != owned[path].signature},
             strays=self._strays(),
-            taken_ports=self._taken_ports(memory),
+            environ=self.host.environ,
+            taken_ports=self._taken_ports(daemon, memory),
         )
 
     def _received(self, found: Mapping[str, tuple[Found, ...]]) -> Mapping[str, int]:
@@ -142,11 +143,10 @@ class Session:
         missing = [one for files in found.values() for one in files if one.signature is None]
         return {one.file.sha256: count for one in missing if (count := self.host.store.received(one))}
 
-    def _taken_ports(self, memory: Memory) -> frozenset[int]:
-        """Look at other declarations' ports only where one has to be chosen."""
-        sticky = memory.ports or {}
-        if all(profile.port is not None or profile.name in sticky for profile in self.declaration.profiles):
-            return frozenset()
+    def _taken_ports(self, daemon: Daemon, memory: Memory) -> Mapping[int, str]:
+        """Look at other declarations' ports only where one has to be chosen or taken."""
+        if addresses.settled(self.declaration, daemon, memory):
+            return {}
         return neighbours.ports(self.folders.state, self.record.parent, self.record)
 
     def _with_users(self, case: Case) -> Case:

@@ -19,6 +19,8 @@ Start = Literal["always", "on-demand", "manual"]
 Format = Literal["gguf", "mlx", "safetensors", "local", "engine"]
 Role = Literal["weights", "shard", "mmproj", "lora", "draft", "tokenizer", "config", "template"]
 Shape = Mapping[str, Json]
+GATEWAY, WATCH = "gateway", "watch"
+RESIDENT = (GATEWAY, WATCH)  # lmctl's own programs, by name: no profile can be called so
 
 
 @record
@@ -217,7 +219,7 @@ class ProgramSpec:
     cwd: str
     hash: str
     listen: str  # "127.0.0.1:8081"
-    key_file: str | None = None
+    key_file: str | None = None  # from the state folder; what the engine asks of whoever asks it
     inherit: tuple[str, ...] = ()  # variables that it gets from the environment besides the usual ones, where they are
     autostart: bool = False
     stop_timeout: float = 10.0  # seconds; neither this nor `autostart` is covered by `hash`
@@ -229,7 +231,12 @@ class ProgramSpec:
 
 
 def program_id(profile: str) -> str:
-    """Return the id of a profile's program: safe in file names and INI sections, whatever the profile is called."""
+    """Return the id of a profile's program: safe in file names and INI sections, whatever the profile is called.
+
+    lmctl's own programs are called what they are.
+    """
+    if profile in RESIDENT:
+        return profile
     return "p-" + hashlib.sha256(profile.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
@@ -276,3 +283,4 @@ class Probe:
     health: str = "/health"
     models: str | None = None  # path of an OpenAI model list
     expect: str | None = None  # the id that list must hold; of a path, the one behind all links will do
+    key_file: str | None = None  # from the state folder; the key to show

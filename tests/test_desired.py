@@ -8,7 +8,7 @@ import pytest
 import worlds
 from worlds import artifact, case, found, owned, profile, signature
 
-from lmctl import desired
+from lmctl import addresses, desired
 from lmctl.backend import Engine
 from lmctl.errors import LmctlError
 from lmctl.ledger import Memory
@@ -116,17 +116,17 @@ def test_the_values_of_variables_are_in_no_field_that_the_ledger_keeps():
 
 def test_a_profile_without_a_port_gets_the_next_free_one_and_keeps_it():
     both = (profile("code", port=None), profile("chat", port=None))
-    assert desired.listens(here(*both)) == {"code": "127.0.0.1:28000", "chat": "127.0.0.1:28001"}
+    assert addresses.listens(here(*both)) == {"code": "127.0.0.1:28000", "chat": "127.0.0.1:28001"}
     sticky = Memory(ports={"chat": "127.0.0.1:28000"})
-    assert desired.listens(here(*both, memory=sticky)) == {"code": "127.0.0.1:28001", "chat": "127.0.0.1:28000"}
+    assert addresses.listens(here(*both, memory=sticky)) == {"code": "127.0.0.1:28001", "chat": "127.0.0.1:28000"}
     # a profile that went keeps its address until it is forgotten
     gone = Memory(ports={"old": "127.0.0.1:28000"})
-    assert desired.listens(here(both[0], memory=gone)) == {"code": "127.0.0.1:28001"}
+    assert addresses.listens(here(both[0], memory=gone)) == {"code": "127.0.0.1:28001"}
 
 
 def test_a_declared_port_wins_over_a_remembered_one():
     sticky = Memory(ports={"code": "127.0.0.1:28000"})
-    assert desired.listens(here(profile("code", port=8081), memory=sticky)) == {"code": "127.0.0.1:8081"}
+    assert addresses.listens(here(profile("code", port=8081), memory=sticky)) == {"code": "127.0.0.1:8081"}
 
 
 def grouped(*profiles, running: str, scope: Scope | None = None, exclusive: bool = True) -> Case:
@@ -197,5 +197,5 @@ def test_more_profiles_than_ports_are_refused():
     whole = here(profile("code", port=None), profile("chat", port=None))
     whole = replace(whole, declaration=replace(whole.declaration, engine_ports=(28000, 28000)))
     with pytest.raises(LmctlError, match="no port of engine_ports is free") as caught:
-        desired.listens(whole)
+        addresses.listens(whole)
     assert caught.value.code == "E-PORT"

@@ -57,10 +57,13 @@ LAYERS = (
     ("past",),
     ("resource",),
     ("resources.artifact", "resources.content", "resources.weights"),
+    ("addresses",),
+    ("services",),
     ("desired",),
     ("memory", "neighbours", "capacity"),
     ("condition",),
     ("unsupervised",),
+    ("obstacles",),
     ("serving",),
     ("resources.program",),
     ("all_resources", "meanwhile"),
@@ -168,6 +171,7 @@ def test_what_supervisord_starts_brings_only_leaves(module):
 
 
 PURE = ["backend", "plan", "safety", "memory", "desired", "fit.needs", "fit.llama", "fit.together"]
+PURE += ["addresses", "services"]
 PURE += [module for module in MODULES if module.startswith(("backends.", "drift."))]
 PURE += [f"gateway.{name}" for name in ("bodies", "contents", "fields", "gatekeeper", "paths", "refused", "rules")]
 PURE += [f"gateway.{name}" for name in ("ollama", "ollama_answers", "ollama_lines", "ollama_models")]

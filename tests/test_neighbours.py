@@ -117,5 +117,5 @@ def test_ports_of_others_are_known_from_their_programs(tmp_path):
     (programs / "p-2.json").write_text("{")
     (programs / "p-3.json").write_text('{"listen": 5}')
     records = tmp_path / "state/declarations"
-    assert neighbours.ports(tmp_path / "state", records, records / "mine.json") == {28000}
-    assert neighbours.ports(tmp_path / "state", records, records / "other.json") == frozenset()
+    assert neighbours.ports(tmp_path / "state", records, records / "mine.json") == {28000: "other"}
+    assert neighbours.ports(tmp_path / "state", records, records / "other.json") == {}

@@ -15,6 +15,7 @@ from worlds import artifact, case, owned, profile
 
 from lmctl import desired, serving
 from lmctl.errors import LmctlError, Problem
+from lmctl.front import Front
 from lmctl.host import Daemon, Listener
 from lmctl.ledger import Ledger
 from lmctl.plan import Change
@@ -68,6 +69,7 @@ def carry(tmp_path):
         listener=None,
         unlocked=nullcontext,
         own=None,
+        front=worlds.DIRECT,
         **world,
     ):
         whole = case(
@@ -77,6 +79,7 @@ def carry(tmp_path):
             rows=(owned(CODE),),
             **world,
         )
+        whole = replace(whole, declaration=replace(whole.declaration, front=front))
         answers = [] if callable(health) else list(health)
 
         def probe(*_: object) -> Health:
@@ -96,12 +99,12 @@ def carry(tmp_path):
         host = SimpleNamespace(
             supervisor=supervisor, processes=processes, engines=engines, desk=supervisor, now=lambda: 1.0
         )
-        (change,) = (change for change in make_plan(whole).changes if change.stage == "serve")
+        (change,) = (change for change in make_plan(whole).changes if change.address == "program:code")
         asked = desired.programs(whole).ready
         ledger = Ledger(tmp_path / "ledger.db")
         silent: Any = lambda _: None  # noqa: E731
         parts = Run(host, ledger, 1, silent, threading.Event(), silent, unlocked=unlocked)  # type: ignore[arg-type]
-        (outcome,) = serving.carry_out({"code": change}, asked, whole, parts)
+        (outcome,) = serving.carry_out({"code": change}, asked, {}, whole, parts)
         return outcome.error, supervisor
 
     return run
@@ -117,9 +120,10 @@ def test_a_program_that_answers_is_done(carry):
 
 
 def test_F30_what_a_running_program_is_asked_ends_before_it_is_replaced(carry):
-    error, supervisor = carry(daemon=Daemon(99, {ID: RUNNING}, {}))
+    error, supervisor = carry(daemon=Daemon(99, {ID: RUNNING}, {}), front=Front())
     assert error is None
-    assert supervisor.calls == ["drain code 30", "release", "write", "reload", "write", "start", "let go"]
+    writes = ["make_keys", "release", "write", "reload", "write", "start"]
+    assert supervisor.calls == ["drain code 30", *writes, "let go"]
 
 
 @pytest.mark.parametrize(("why", "key"), [("/health answers 404", True), ("nothing listens on 127.0.0.1:1", False)])

@@ -36,6 +36,7 @@ def make(tmp_path, home):
             engines=SimpleNamespace(find=lambda backend: None),
             processes=SimpleNamespace(holders=lambda paths: dict.fromkeys(paths, ())),
             hardware=LINUX,
+            environ={},
             now=lambda: 100.0,
         )
         return Session.of(place.load(), place.folders, host)  # type: ignore[arg-type]

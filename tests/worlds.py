@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmctl import desired
 from lmctl.backend import Engine
+from lmctl.front import Front
 from lmctl.host import Daemon, Found
 from lmctl.ledger import Applied, Memory, Owned
 from lmctl.record import replace
@@ -39,6 +40,7 @@ SHAPE = {
 }
 HARDWARE = Hardware(os="linux", arch="x86_64", host="box", ram=64 * GIB, cores=8)
 EVERYTHING = Scope()
+DIRECT = Front(enabled=False)  # clients ask the engines themselves
 ENGINE = Engine(("/usr/bin/llama-server",))
 
 
@@ -85,9 +87,8 @@ def case(
     **world: object,
 ) -> Case:
     """Return a case whose `here` artifacts lie on disk as they were when their `rows` were written."""
-    declared = Declaration(
-        "team", Path("/repo"), Path("/repo/localmodels.toml"), profiles, tuple(w for p in profiles for w in p.artifacts)
-    )
+    asked = tuple(w for p in profiles for w in p.artifacts)
+    declared = Declaration("team", Path("/repo"), Path("/repo/localmodels.toml"), profiles, asked, front=DIRECT)
     on_disk = {a.id: signature(a) for a in here}
     by_path = {row.path: row for row in rows}
     fields: dict = {

@@ -25,6 +25,7 @@ NAME = "command"
 FORMAT: Format = "gguf"
 KEYS = COMMON_KEYS | {"quant", "file", "ctx", "command", "health"}
 SAMPLING: frozenset[str] = frozenset()
+ASKS_KEY = False
 BINARIES: tuple[tuple[str, ...], ...] = ()
 MODULE: tuple[str, Engine] | None = None
 INSTALL = "install the program that `command` names"

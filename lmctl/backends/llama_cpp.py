@@ -34,6 +34,7 @@ BINARIES: tuple[tuple[str, ...], ...] = (("llama-server",), ("llama", "serve"))
 MODULE: tuple[str, Engine] | None = ("xllamacpp", Engine(("{python}", "-P", "-m", "lmctl.embedded"), embedded=True))
 INSTALL = "install llama.cpp (brew install llama.cpp, or a release of it), or pip install 'lmctl[engine]'"
 SAMPLING = frozenset(_SAMPLING)
+ASKS_KEY = True
 environment = no_environment
 METRICS: str | None = "/metrics"
 served = by_name
@@ -174,7 +175,7 @@ def command(serve: Serve) -> tuple[str, ...]:
 
 def probe(serve: Serve) -> Probe:
     """The server names its model by the alias that it was given."""
-    return Probe(health="/health", models="/v1/models", expect=serve.profile.name)
+    return Probe(health="/health", models="/v1/models", expect=serve.profile.name, key_file=serve.key_file)
 
 
 def counters(text: str) -> Counters | None:
@@ -194,6 +195,8 @@ def _served(serve: Serve) -> Iterator[str]:
     yield from ("--model", _path(serve, serve.profile.weights, "weights"), "--alias", serve.profile.name)
     yield from ("--host", serve.host, "--port", str(serve.port))
     yield from ("--offline", "--metrics", "--cors-origins", "")
+    if serve.key_file is not None:
+        yield from ("--api-key-file", serve.key_file)
 
 
 def _resources(serve: Serve) -> Iterator[str]:

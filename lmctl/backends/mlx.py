@@ -27,6 +27,7 @@ _SAMPLING = {
     "max_tokens": "--max-tokens",
 }
 SAMPLING = frozenset(_SAMPLING)
+ASKS_KEY = False
 _TEMPLATE_LIMIT = 64 << 10  # bytes; it travels in argv, of which Linux passes on 128 KiB per item
 
 RULES = Rules(

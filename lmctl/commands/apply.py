@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmctl import capacity, plan
-from lmctl.acting import known, reconciling, remarks, session, told
+from lmctl.acting import programs, reconciling, remarks, session, told
 from lmctl.command import Context
 from lmctl.errors import LmctlError, escape
 from lmctl.paths import read_regular
@@ -75,9 +75,9 @@ def _covered(
 ) -> tuple[frozenset[str] | None, frozenset[str]]:
     """Return the profiles that are named, None for all, and those left out: as typed, else as the plan was made for.
 
-    Raises E-USAGE when something else is typed than the plan says, and as `known`.
+    Raises E-USAGE when something else is typed than the plan says, and as `programs`.
     """
-    names, exclude = known(current, args.profiles) or None, known(current, args.exclude)
+    names, exclude = programs(current, args.profiles) or None, programs(current, args.exclude)
     if saved is None:
         return names, exclude
     scope = saved["scope"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lmctl.acting import session
 from lmctl.command import Context
 from lmctl.errors import LmctlError
+from lmctl.mutex import exclusive
 from lmctl.result import Result
 from lmctl.session import Session
 
@@ -22,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(context: Context, args: argparse.Namespace) -> Result:
-    """Serve until interrupted. Raises E-PORT, E-BIND, and E-PERM, E-FILE or E-SECRET for the file of keys."""
+    """Serve until interrupted.
+
+    Raises E-USAGE where the gateway is off, E-BUSY where it runs already, E-PORT, E-BIND, and E-PERM, E-FILE or
+    E-SECRET for the file of keys.
+    """
     import uvloop  # the server and its parts: only this command pays for them
 
     from lmctl.gateway.server import listener, serve
@@ -30,10 +35,12 @@ def run(context: Context, args: argparse.Namespace) -> Result:
 
     current = session(context)
     current.refuse_foreign_name()
+    if not current.declaration.front.enabled:
+        raise LmctlError("E-USAGE", "the gateway is off", fix="set `enabled = true` in [gateway]")
     follower = _Follower(context, current)
     first, accounts = follower.state, current.declaration.accounts
     host, port = first.addresses[0]
-    with listener(host, port) as front:
+    with exclusive(current.state / "gateway.lock", "lmctl gateway"), listener(host, port) as front:
         if not context.options.quiet:
             names = ", ".join(first.routes.targets) or "nothing yet"
             context.err.write(f"http://{host}:{port}/v1 answers for {names}\n")

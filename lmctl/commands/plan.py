@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from lmctl import capacity, desired, plan
-from lmctl.acting import known, remarks, session
+from lmctl.acting import programs, remarks, session
 from lmctl.command import Context
 from lmctl.errors import CHANGES, DONE, escape
 from lmctl.paths import write_atomic
@@ -29,8 +29,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     """Return the plan; exit 2 for changes only where asked."""
     current = session(context)
     current.refuse_foreign_name()
-    names = known(current, args.profiles) or None
-    case = current.look(Scope(names, known(current, args.exclude), prune=current.declaration.prune_auto))
+    names = programs(current, args.profiles) or None
+    case = current.look(Scope(names, programs(current, args.exclude), prune=current.declaration.prune_auto))
     capacity.refuse(case)
     planned = make_plan(case)
     data = plan.to_json(planned)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lmctl import adhoc
-from lmctl.acting import declaration_or_stand_in, known, reconciling, repository, session, told
+from lmctl.acting import declaration_or_stand_in, programs, reconciling, repository, session, told
 from lmctl.arguments import within
 from lmctl.command import Context
 from lmctl.commands.profile import edited
@@ -39,7 +39,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     if args.model:
         return _undeclared(context, args)
     current = session(context)
-    return start(context, current, known(current, args.profiles), args)
+    return start(context, current, programs(current, args.profiles), args)
 
 
 def start(

@@ -9,19 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lmctl import condition, desired, unsupervised
+from lmctl import addresses, condition, services, unsupervised
 from lmctl.acting import remarks, running, standing
 from lmctl.command import Context
 from lmctl.condition import Condition
 from lmctl.errors import DONE, UNHEALTHY, LmctlError, Problem
 from lmctl.logtail import last_words
+from lmctl.plan import Change
 from lmctl.reconcile import make_plan
 from lmctl.record import fields, record, replace
 from lmctl.resource import Case, Scope
 from lmctl.resources import program, weights
 from lmctl.result import Result
 from lmctl.session import Session
-from lmctl.spec import Json, Profile, ProgramSpec, program_id
+from lmctl.spec import GATEWAY, RESIDENT, WATCH, Json, Profile, ProgramSpec, program_id
 from lmctl.text import Style, human_bytes, human_time, table
 from lmctl.usage import database, metering, sums
 from lmctl.usage.rows import LOCAL, model_name
@@ -73,7 +74,7 @@ class Row:
 
 @record
 class View:
-    """What rows are made of. `listens` is where each declared profile would listen, `words`: the ends of logs too."""
+    """What rows are made of. `listens` is where each declared program would listen, `words`: the ends of logs too."""
 
     case: Case
     session: Session
@@ -96,7 +97,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     current.refuse_foreign_name()
     names = running(current, [args.profile]) if args.profile else None
     case = current.look(Scope(prune=False))
-    view = View(case, current, desired.listens(case), {} if warnings else _drifts(case), bool(names))
+    listens = {**addresses.listens(case), GATEWAY: addresses.gateway(case.declaration), WATCH: ""}
+    view = View(case, current, listens, {} if warnings else _drifts(case), bool(names))
     with ThreadPoolExecutor(max_workers=16) as pool:
         tries = [pool.submit(_row, name, view) for name in _names(case) if names is None or name in names]
         rows = [each.result() for each in tries]
@@ -111,7 +113,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
         "watcher": watcher.json() if watcher else None,
         "untrusted_change": untrusted,
         "accelerator": case.world.hardware.accelerator,
-        "profiles": [row.json() for row in rows],
+        "profiles": [row.json() for row in rows if row.profile not in RESIDENT],
+        "services": [row.json() for row in rows if row.profile in RESIDENT],
     }
     bad = args.profile and rows[0].state != "healthy"
     warnings = (*warnings, *remarks(case.world.memory), *missed)
@@ -136,9 +139,11 @@ def _today(current: Session, case: Case) -> tuple[dict[str, dict[str, Any]], tup
 
 
 def _names(case: Case) -> list[str]:
-    """Return the declared profiles in their order, then those that only have a program."""
+    """Return the declared profiles in their order, then those that only have a program, then lmctl's own programs."""
     declared = [profile.name for profile in case.declaration.profiles]
-    return declared + sorted({spec.profile for spec in case.world.daemon.specs.values()} - {*declared})
+    there = {spec.profile for spec in case.world.daemon.specs.values()}
+    own = [name for name in RESIDENT if name in there or name in services.names(case.declaration)]
+    return declared + sorted(there - {*declared, *RESIDENT}) + own
 
 
 def _drifts(case: Case) -> dict[str, str]:
@@ -148,15 +153,22 @@ def _drifts(case: Case) -> dict[str, str]:
     found = {spec.profile: "not declared" for spec in case.world.daemon.specs.values()}
     for name, profile in declared.items():
         change = changes.get(program.address(name))
-        words = {"create": "not applied", "update": "pending", "restart": "pending restart"}
-        waits = "pending start" if change is not None and change.word == "start" else "none"
         if any(wanted.id not in case.lock.artifacts for wanted in profile.artifacts):
             found[name] = "not locked"
         elif change is not None and change.word != "start":
-            found[name] = words.get(change.verb, "none")
+            found[name] = _drift(change)
         else:
-            found[name] = _weights(case, profile) or waits
-    return found
+            found[name] = _weights(case, profile) or _drift(change)
+    own = services.names(case.declaration)
+    return found | {name: _drift(changes.get(program.address(name))) for name in own}
+
+
+def _drift(change: Change | None) -> str:
+    """Return how a program differs from what is declared, in the words of DRIFT."""
+    if change is None:
+        return "none"
+    words = {"create": "not applied", "update": "pending", "restart": "pending restart"}
+    return "pending start" if change.word == "start" else words.get(change.verb, "none")
 
 
 def _weights(case: Case, profile: Profile) -> str | None:
@@ -226,7 +238,7 @@ def _row(name: str, view: View) -> Row:
         pid=now.pid,
         uptime=max(0.0, case.world.now - started) if started else None,
         memory=None,  # of all programs at once, by `run`
-        url=f"http://{listen}",
+        url=f"http://{addresses.asked(case, name, listen).address}" if listen else "-",
         drift=view.drifts.get(name, "-"),
         why=now.why + (f" ({ending})" if ending else ""),
         since=now.since,
@@ -239,7 +251,7 @@ def _left(now: Condition, listen: str, view: View) -> Condition:
     daemon, processes = view.case.world.daemon, view.session.host.processes
     if now.state != "stopped" or not daemon.lost:
         return now
-    listener = processes.listener(int(listen.rpartition(":")[2]))
+    listener = processes.listener(int(listen.rpartition(":")[2])) if listen else None
     if listener is None or not listener.pid or processes.root(listener.pid, daemon.lost) is None:
         return now
     why = "its supervisord lost its state folder; `lmctl apply` ends it and starts it anew, `lmctl down` ends it"

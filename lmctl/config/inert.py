@@ -11,8 +11,7 @@ from lmctl.config.compose import Composed, table
 from lmctl.config.layers import Layer
 
 NAMED = ("engines",)
-SINGLE = ("gateway.load_timeout", "watch.enabled")  # the others of these tables have an effect
-KEYS = ("ttl", "max_concurrency", "max_queue", "source", "convert")
+KEYS = ("source", "convert")
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -24,12 +23,8 @@ def keys(layers: Sequence[Layer], machine: Layer | None, composed: Mapping[str, 
 
 
 def _of_tables(layers: Sequence[Layer]) -> Iterator[str]:
-    for key in SINGLE:
-        head, _, name = key.partition(".")
-        yield from (key for layer in layers if name in table(layer.tree, head))
     for key in NAMED:
         yield from (_dotted(key, name) for layer in layers for name in table(layer.tree, key))
-    yield from (f"defaults.{key}" for layer in layers for key in table(layer.tree, "defaults") if key in KEYS)
 
 
 def _of_machine(machine: Layer | None) -> Iterator[str]:
@@ -43,10 +38,7 @@ def _of_profiles(composed: Mapping[str, Composed]) -> Iterator[str]:
         if one.backend not in BACKENDS:
             yield f'{_dotted("profiles", name)}.backend = "{one.backend}"'
             continue
-        own = (key for key in KEYS if key in one.keys and one.origin[key].path[0] != "defaults")
-        yield from (f"{_dotted('profiles', name)}.{key}" for key in own)
-        if one.keys.get("start") == "on-demand":
-            yield f'{_dotted("profiles", name)}.start = "on-demand"'  # counts as "manual" until something demands it
+        yield from (f"{_dotted('profiles', name)}.{key}" for key in KEYS if key in one.keys)
 
 
 def _dotted(table: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lmctl import desired
+from lmctl import desired, services
 from lmctl.desired import Desired
 from lmctl.drift.records import APPLY, DOWN, Drift, Field, Seen, made
 from lmctl.errors import LmctlError
@@ -47,9 +47,9 @@ def of_supervisor(case: Case) -> Iterator[Drift]:
         yield made("unverifiable", "supervisord", [Field("supervisord", "answers", "answers", daemon.problem)], DOWN)
     if daemon.lost:
         yield made("orphan_owned", "supervisord", [Field("state folder", "there", "there", "deleted while it ran")])
-    known = {*daemon.specs, *(program_id(profile.name) for profile in case.declaration.profiles)}
-    edited = [name for name in daemon.edited if not any(one in name for one in {*known, *daemon.fileless})]
-    rows = [Field(name, _WRITTEN, _WRITTEN, "edited by hand") for name in edited]
+    own = services.names(case.declaration)
+    known = {*daemon.specs, *own, *(program_id(profile.name) for profile in case.declaration.profiles)}
+    rows = [Field(name, _WRITTEN, _WRITTEN, "edited by hand") for name in program.unclaimed(case)]
     rows += [Field(name, _WRITTEN, _WRITTEN, program.STRANDED) for name in daemon.stranded]
     if rows:
         yield made("modified", program.FILES, rows)
@@ -98,7 +98,9 @@ def _of(one: _Program, case: Case, seen: Seen) -> Iterator[Drift]:
 def _differences(one: _Program, spec: ProgramSpec, case: Case) -> Iterator[Field]:
     """Yield how a program's files differ from what is declared; from what was applied, where that is not known."""
     last, want = one.last, one.want
-    hand = [name for name in case.world.daemon.edited if one.id in name]
+    if spec.key_file is not None and one.id in case.world.daemon.keyless:
+        yield Field("key", "as lmctl made it", "as lmctl made it", "gone or damaged")
+    hand = [name for name in case.world.daemon.edited if program.belongs(name, one.id)]
     yield from (Field(name, "as lmctl wrote it", "as lmctl wrote it", "edited by hand") for name in hand)
     if want is None:
         if last is not None and last.hash != spec.hash:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
-from lmctl import capacity, condition, desired, generations, memory, serving
+from lmctl import capacity, condition, desired, generations, memory, obstacles, serving
 from lmctl.desired import Desired
 from lmctl.errors import LmctlError
 from lmctl.gateway.demand import Fits, Policy, Seen
@@ -82,10 +82,10 @@ class SessionPrograms:
             change = _change(case, name)
             want, run = desired.programs(case).ready[name], self._run(session, unlocked)
             if change is not None and not _sleeps(change, want, case):
-                errors = [outcome.error for outcome in serving.carry_out({name: change}, {name: want}, case, run)]
+                errors = [outcome.error for outcome in serving.carry_out({name: change}, {name: want}, {}, case, run)]
                 return _raise(errors)
             if change is not None:
-                _raise([serving.obstacle(change, want, case, run)])
+                _raise([obstacles.of_one(change, want, case, run)])
                 session.host.supervisor.start(want.spec.id)
         _raise(serving.await_health({name: want}, run).values())  # nobody has to wait for this one meanwhile
         return None

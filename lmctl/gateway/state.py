@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from lmctl import services
 from lmctl.errors import LmctlError, escape
 from lmctl.gateway import clouds, routing
 from lmctl.gateway.app import Rules
@@ -68,9 +69,7 @@ def _known(session: Session) -> dict[str, Known]:
 def _rules(declaration: Declaration) -> Rules:
     front, bind = declaration.front, declaration.machine.bind
     keys = read_keys(front.keys_file) if front.keys_file else None
-    if keys is None and bind not in _LOOPBACK:
-        what = f"the gateway would listen on {escape(bind)} and ask nobody for a key"
-        raise LmctlError("E-BIND", what, fix="set `gateway.api_keys_file` in machine.toml, or `bind` to 127.0.0.1")
+    services.refuse_open(declaration)
     hosts = frozenset() if bind in _LOOPBACK else frozenset({bind, socket.gethostname().lower()})
     return Rules(front.max_body, front.request_timeout, frozenset(front.origins), hosts, keys)
 

@@ -20,12 +20,12 @@ _BODY_LIMIT = 1 << 20
 _LOADING = 503
 
 
-def probe(listen: str, how: Probe, root: int | None, describe: Callable[[int], str]) -> Health:
+def probe(listen: str, how: Probe, root: int | None, describe: Callable[[int], str], key: str = "") -> Health:
     """Return the health of the program that should listen on `listen` ("127.0.0.1:8081").
 
     It is healthy when the socket belongs to the process `root` or a descendant (not asked when None), `how.health`
     answers 200 and the model list holds `how.expect`. Nothing is sent to anybody else's socket. `describe` names who
-    listens on a port.
+    listens on a port; `key` is shown to an engine that demands one.
     """
     host, port = _split(listen)
     if root is not None:
@@ -34,9 +34,9 @@ def probe(listen: str, how: Probe, root: int | None, describe: Callable[[int], s
             return Health("down", f"nothing listens on {listen}")
         if not ours:
             return Health("wrong", f"port {port} is held by {describe(port)}")
-    health = _unless_200(_get(host, port, how.health), how.health)
+    health = _unless_200(_get(host, port, how.health, key), how.health)
     if health is None and how.models is not None and how.expect is not None:
-        health = _identity(host, port, how.models, how.expect)
+        health = _identity(_get(host, port, how.models, key), how.models, how.expect)
     return health or Health("healthy")
 
 
@@ -56,8 +56,7 @@ def _split(listen: str) -> tuple[str, int]:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host), int(port)  # noqa: S104
 
 
-def _identity(host: str, port: int, path: str, expect: str) -> Health | None:
-    answer = _get(host, port, path)
+def _identity(answer: tuple[int, bytes] | Health, path: str, expect: str) -> Health | None:
     if problem := _unless_200(answer, path):
         return problem
     assert isinstance(answer, tuple)
@@ -79,7 +78,7 @@ def _unless_200(answer: tuple[int, bytes] | Health, path: str) -> Health | None:
     return None if answer[0] == 200 else Health("down", f"{path} answers {answer[0]}")
 
 
-def _get(host: str, port: int, path: str) -> tuple[int, bytes] | Health:
+def _get(host: str, port: int, path: str, key: str = "") -> tuple[int, bytes] | Health:
     """Return status and body, or why there is none. Neither proxies nor redirects are followed."""
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
     late = threading.Event()
@@ -88,7 +87,8 @@ def _get(host: str, port: int, path: str) -> tuple[int, bytes] | Health:
         timer = _deadline(connection.sock, late)
         try:
             with asking(f"GET http://{host}:{port}{path}") as ended:
-                connection.request("GET", path, headers={"Connection": "close"})
+                shown = {"Authorization": f"Bearer {key}"} if key else {}
+                connection.request("GET", path, headers={"Connection": "close", **shown})
                 response = connection.getresponse()
                 status, body = response.status, response.read(_BODY_LIMIT)
                 ended(status)

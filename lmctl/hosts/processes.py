@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmctl.errors import escape
 from lmctl.host import Listener
-from lmctl.hosts import pids, probe, sockets
+from lmctl.hosts import pids, probe, sockets, supervisor_keys
 from lmctl.spec import Health, Probe
 
 Number = tuple[int, int]  # of the device and the inode of a file
@@ -38,7 +38,10 @@ class Sought:
 
 
 class LocalProcesses:
-    """Implements `host.Processes`."""
+    """Implements `host.Processes`; the keys of probes lie in the folder `state`."""
+
+    def __init__(self, state: Path | None = None) -> None:
+        self._state = state
 
     def listener(self, port: int) -> Listener | None:
         """Return who listens on a port of the loopback addresses; `pid` is None when it is another user's."""
@@ -78,7 +81,10 @@ class LocalProcesses:
 
     def probe(self, listen: str, how: Probe, root: int | None) -> Health:
         """Return the health of the program that should listen on `listen`; see `probe.probe`."""
-        return probe.probe(listen, how, root, self._describe)
+        key = ""
+        if self._state is not None and how.key_file is not None and root is not None:  # else it may be anybody
+            key = supervisor_keys.read(self._state, how.key_file)
+        return probe.probe(listen, how, root, self._describe, key)
 
     def page(self, listen: str, path: str, root: int | None) -> str | None:
         """Return what the program on an address answers to GET `path`; see `probe.page`."""

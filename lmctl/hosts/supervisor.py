@@ -14,6 +14,7 @@ from lmctl.hosts import (
     supervisor_conf,
     supervisor_daemon,
     supervisor_info,
+    supervisor_keys,
     supervisor_left,
     supervisor_lost,
     supervisor_rpc,
@@ -22,8 +23,9 @@ from lmctl.hosts.supervisor_daemon import Group
 from lmctl.hosts.supervisor_files import Files
 from lmctl.hosts.supervisor_rpc import Client, Info, NotThere, Rpc, failure, why
 from lmctl.hosts.xmlrpc import Fault
+from lmctl.mutex import holding
 from lmctl.record import replace as copy
-from lmctl.spec import ProgramSpec
+from lmctl.spec import RESIDENT, ProgramSpec
 
 _STOPPABLE = {"STARTING", "RUNNING", "BACKOFF"}
 _EACH = 0.2  # seconds in which a daemon on a busy machine starts one program: before, it answers nobody
@@ -52,6 +54,10 @@ class LocalSupervisor:
         held = frozenset(name for name, records in starts.items() if launch.held(records))
         untrusted = frozenset(name for name, records in starts.items() if launch.untrusted(records))
         daemon = Daemon(None, {}, specs, edited, self._files.stranded(), held=held, untrusted=untrusted)
+        keyed = (name for name, spec in specs.items() if spec.key_file is not None)
+        keyless = frozenset(name for name in keyed if not supervisor_keys.sound(self._folder, name))
+        locks = {name: pid for name in RESIDENT if (pid := holding(self._folder / f"{name}.lock")) is not None}
+        daemon = copy(daemon, keyless=keyless, locks=locks)
         try:
             number, infos = self._everything()
         except NotThere:
@@ -73,6 +79,10 @@ class LocalSupervisor:
         if not self._silent():
             self._files.sweep(supervisor_left.alive(self._folder))
         return changed
+
+    def make_keys(self, programs: Collection[str]) -> None:
+        """Make the keys of programs that have no sound one. Raises E-SPACE, E-PERM or E-IO."""
+        supervisor_keys.make(self._folder, programs)
 
     def reload(self, replace: frozenset[str]) -> None:
         """Bring the daemon to the written configuration as `host.Supervisor` says.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lmctl import launch
 from lmctl.errors import LmctlError, escape
-from lmctl.hosts import supervisor_conf, supervisor_daemon
+from lmctl.hosts import supervisor_conf, supervisor_daemon, supervisor_keys
 from lmctl.paths import disk_error, write_atomic
 from lmctl.record import replace as copy
 from lmctl.spec import ProgramSpec
@@ -110,6 +110,8 @@ class Files:
         Raises E-PERM or E-IO.
         """
         stays = {*self.named(), *alive}
+        specs = (self._read(path) for path in self._program_files())
+        supervisor_keys.sweep(self.folder, {spec.id for spec in specs if spec and spec.key_file and spec.id in stays})
         for path in self._program_files():
             if path.stem not in stays:
                 with _reported(path):

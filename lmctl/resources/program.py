@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-from lmctl import condition, desired, unsupervised
+from lmctl import condition, desired, services, unsupervised
 from lmctl.desired import Desired
 from lmctl.errors import LmctlError, Problem
 from lmctl.plan import Cause, Change, Stage, Verb, difference
 from lmctl.resource import Case, Outcome, Run, keeps_nothing
 from lmctl.resources import weights
-from lmctl.spec import Json, ProgramSpec, program_id
+from lmctl.spec import RESIDENT, Json, ProgramSpec, program_id
 
 NAME = "program"
 STAGE: Stage = "serve"
@@ -49,7 +49,16 @@ def notes(case: Case) -> tuple[str, ...]:
         for name, why in desired.waiting(case).items()
         if "in its place" in why
     )
-    return (*waits, *_more_than_trained(case), *unsupervised.note(case.world.daemon))
+    return (*waits, *_asleep(case), *_more_than_trained(case), *unsupervised.note(case.world.daemon))
+
+
+def _asleep(case: Case) -> Iterable[str]:
+    """Yield who waits to be asked for, or cannot be."""
+    names = [profile.name for profile in case.profiles() if profile.start == "on-demand"]
+    if names and not case.declaration.front.enabled:
+        yield f'{", ".join(names)}: start = "on-demand" counts as "manual" while the gateway is off'
+    elif asleep := [name for name in names if not desired.lives(case, name)]:
+        yield f"{', '.join(asleep)}: started when a request asks for it"
 
 
 def _more_than_trained(case: Case) -> Iterable[str]:
@@ -67,7 +76,7 @@ def held(case: Case, changes: Iterable[Change]) -> tuple[Problem, ...]:
     started = {change.address for change in changes if change.verb == "restart"}
     return tuple(
         Problem("W-HELD", f"{name} is held ({reasons.get(name, 'stopped')})", f"`lmctl start {name}` lifts it")
-        for name in (p.name for p in case.profiles() if p.start == "always" and desired.held(case, p))
+        for name in desired.stopped(case)
         if address(name) not in started
     )
 
@@ -93,7 +102,8 @@ def _removed(case: Case) -> list[str]:
     if not case.scope.whole or not (case.declaration.profiles or case.scope.leaving):
         return []
     declared = {profile.name for profile in case.declaration.profiles}
-    return sorted({spec.profile for spec in case.world.daemon.specs.values()} - declared)
+    stays = {*declared, *services.names(case.declaration), *case.scope.left}
+    return sorted({spec.profile for spec in case.world.daemon.specs.values()} - stays)
 
 
 def ending(case: Case) -> Mapping[int, str]:
@@ -112,13 +122,24 @@ def _refused(error: LmctlError, spec: ProgramSpec | None) -> Cause:
 
 def _leftovers(case: Case) -> Iterable[Change]:
     """What of lmctl's files is not as it wrote it and belongs to no program: written again, and nothing restarts."""
-    ids = {*case.world.daemon.specs, *(program_id(profile.name) for profile in case.declaration.profiles)}
-    ids |= case.world.daemon.fileless  # nobody knows whose it is: it runs until it is ended by `down`
-    names = [name for name in case.world.daemon.edited if not any(known in name for known in ids)]
+    names = unclaimed(case)
     causes = [Cause(name, "edited", "as lmctl writes it") for name in names]
     causes += [Cause(name, STRANDED, "as lmctl writes it") for name in case.world.daemon.stranded]
     if causes and case.scope.whole and case.declaration.profiles:
         yield Change("serve", "update", FILES, tuple(causes))
+
+
+def unclaimed(case: Case) -> list[str]:
+    """Return what was edited by hand and belongs to no program that is written, asked for, or runs without a file."""
+    declared = (*(profile.name for profile in case.declaration.profiles), *services.names(case.declaration))
+    ids = {*case.world.daemon.specs, *map(program_id, declared)}
+    ids |= case.world.daemon.fileless  # nobody knows whose it is: it runs until it is ended by `down`
+    return [name for name in case.world.daemon.edited if not any(belongs(name, program) for program in ids)]
+
+
+def belongs(edited: str, program: str) -> bool:
+    """Whether what was edited by hand is a program's section or file."""
+    return edited in (program, f"program:{program}", f"programs/{program}.json")
 
 
 def _observed(case: Case, profile: str) -> ProgramSpec | None:
@@ -142,6 +163,8 @@ def _compare(case: Case, want: Desired, needs: tuple[str, ...]) -> Change | None
     if orphan:
         cause = Cause("process", _word(case, want.spec.id), "supervised")
         return Change("serve", "restart", address(name), (cause,), needs=needs)
+    if running and (keyless := _keyless(case, want)):
+        return Change("serve", "restart", address(name), keyless, needs=needs)
     if running and process is not None and process.hash not in (None, want.spec.hash):
         cause = Cause("process", "runs an older configuration", "runs this one")
         return Change("serve", "restart", address(name), (cause,), needs=needs)
@@ -159,10 +182,16 @@ def _compare(case: Case, want: Desired, needs: tuple[str, ...]) -> Change | None
     return _quiet(case, before, want)
 
 
+def _keyless(case: Case, want: Desired) -> tuple[Cause, ...]:
+    """Return the cause where a program that demands a key has none that lmctl made."""
+    lacks = want.spec.key_file is not None and want.spec.id in case.world.daemon.keyless
+    return (Cause("key", "gone or damaged", "made anew"),) if lacks else ()
+
+
 def _quiet(case: Case, before: ProgramSpec, want: Desired) -> Change | None:
     """Differences that restart nothing: settings of supervisord's, and files edited by hand."""
-    edited = tuple(name for name in case.world.daemon.edited if want.spec.id in name)
-    causes = (*rendered(before, want.spec), *quiet(before, want))
+    edited = tuple(name for name in case.world.daemon.edited if belongs(name, want.spec.id))
+    causes = (*rendered(before, want.spec), *quiet(before, want), *_keyless(case, want))
     causes += tuple(Cause(name, "edited by hand", "as lmctl wrote it") for name in edited)
     return Change("serve", "update", address(want.profile.name), causes) if causes else None
 
@@ -178,6 +207,8 @@ def quiet(before: ProgramSpec, want: Desired) -> tuple[Cause, ...]:
 
 
 def _first(want: Desired) -> tuple[Cause, ...]:
+    if want.profile.name in RESIDENT:
+        return (Cause("listen", None, want.spec.listen),) if want.spec.listen else ()
     shown: dict[str, Json] = {"backend": want.profile.backend, "listen": want.spec.listen}
     return (*(Cause(field, None, value) for field, value in shown.items()), Cause("start", None, want.profile.start))
 
@@ -233,9 +264,7 @@ def apply(changes: tuple[Change, ...], case: Case, run: Run) -> Iterable[Outcome
 
     asked = desired.programs(case)
     programs = {_name(change): change for change in changes if change.address != FILES}
-    for name in programs.keys() & asked.refused.keys():
-        yield Outcome(programs.pop(name), asked.refused[name])
-    yield from serving.carry_out(programs, asked.ready, case, run)
+    yield from serving.carry_out(programs, asked.ready, asked.refused, case, run)
     yield from (serving.rewrite(change, run) for change in changes if change.address == FILES)
 
 

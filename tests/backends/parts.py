@@ -24,10 +24,13 @@ def artifact(id: str, roles: Mapping[str, Role], format: Format = "gguf", **shap
     return Artifact(id, format, None, shape, files)
 
 
-def serve(profile: Profile, *artifacts: Artifact, engine: Engine = BINARY, port: int = 8081) -> Serve:
+def serve(
+    profile: Profile, *artifacts: Artifact, engine: Engine = BINARY, port: int = 8081, key_file: str | None = None
+) -> Serve:
     """Everything in /w/<artifact's id>, on Linux."""
     paths = {(each.id, file.path): Path("/w") / each.id / file.path for each in artifacts for file in each.files}
-    return Serve(profile, engine, "127.0.0.1", port, {each.id: each for each in artifacts}, paths, LINUX)
+    known = {each.id: each for each in artifacts}
+    return Serve(profile, engine, "127.0.0.1", port, known, paths, LINUX, key_file=key_file)
 
 
 def placed(content: Serve, folder: Path) -> Serve:

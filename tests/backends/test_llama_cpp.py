@@ -65,8 +65,16 @@ RICH_PARTS = (
 )
 
 
+KEY_FILE = "keys/p-0123456789ab"
+
+
 def test_a_rich_profile(snapshot: SnapshotAssertion) -> None:
     assert llama_cpp.command(serve(RICH, *RICH_PARTS)) == snapshot
+
+
+def test_a_key_is_named_by_its_file_and_only_where_one_is_asked_for() -> None:
+    assert flag(llama_cpp.command(serve(profile(), WEIGHTS, key_file=KEY_FILE)), "--api-key-file") == KEY_FILE
+    assert "--api-key-file" not in llama_cpp.command(serve(profile(), WEIGHTS))
 
 
 def test_a_plain_profile_says_nothing_it_need_not(snapshot: SnapshotAssertion) -> None:
@@ -171,12 +179,12 @@ def _long(argv: tuple[str, ...]) -> set[str]:
 
 
 def test_the_stand_in_knows_every_flag() -> None:
-    argv = llama_cpp.command(serve(RICH, *RICH_PARTS))[1:]
+    argv = llama_cpp.command(serve(RICH, *RICH_PARTS, key_file=KEY_FILE))[1:]
     assert set(llama_server.parse([*argv])) == _long(argv)
 
 
 def test_the_embedded_engine_knows_every_flag_but_devices() -> None:
-    rich = llama_cpp.command(serve(RICH, *RICH_PARTS, engine=EMBEDDED))[4:]
+    rich = llama_cpp.command(serve(RICH, *RICH_PARTS, engine=EMBEDDED, key_file=KEY_FILE))[4:]
     assert dict(embedded.pairs(rich)).keys() == _long(rich)
     assert _long(rich) == set(embedded.FLAGS)
 
@@ -191,13 +199,13 @@ def real_flags() -> set[str]:
 
 
 def test_the_wheel_knows_every_flag_rendered_allowed_or_managed(real_flags: set[str]) -> None:
-    ours = _long(llama_cpp.command(serve(RICH, *RICH_PARTS))) | {"--device"}
+    ours = _long(llama_cpp.command(serve(RICH, *RICH_PARTS, key_file=KEY_FILE))) | {"--device"}
     listed = {*llama_cpp.RULES.flags, *llama_cpp.RULES.managed, *llama_cpp.RULES.secret, *llama_server.FLAGS}
     assert not {name for name in ours | listed if name.startswith("--")} - real_flags
 
 
 def test_every_rendered_flag_is_managed(real_flags: set[str]) -> None:
-    ours = _long(llama_cpp.command(serve(RICH, *RICH_PARTS))) | {"--device"}
+    ours = _long(llama_cpp.command(serve(RICH, *RICH_PARTS, key_file=KEY_FILE))) | {"--device"}
     assert ours <= llama_cpp.RULES.managed.keys()
     assert not llama_cpp.RULES.managed.keys() & llama_cpp.RULES.flags.keys()
 

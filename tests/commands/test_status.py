@@ -39,6 +39,7 @@ def show(tmp_path, home):
                 probe=lambda *_: health or Health("healthy"), memory=lambda pids: dict.fromkeys(pids, 1 << 20)
             ),
             hardware=LINUX,
+            environ={},
             now=lambda: 1000.0,
         )
         context = SimpleNamespace(declaration=lambda *, empty: place.load(), folders=place.folders, host=lambda _: host)

@@ -40,12 +40,7 @@ convert = { to = "gguf", quant = "Q4_K_M" }
 """
     declaration = loaded(text)
     assert declaration.inert == (
-        "gateway.load_timeout",
-        "watch.enabled",
         'engines."llama.cpp"',
-        "defaults.max_queue",
-        "profiles.x.ttl",
-        'profiles.x.start = "on-demand"',
         'profiles.v.backend = "vllm"',
         "profiles.s.source",
         "profiles.s.convert",
@@ -55,12 +50,12 @@ convert = { to = "gguf", quant = "Q4_K_M" }
 
 
 def test_what_nothing_reads_yet_is_named_like_a_key(place):
-    place.write("localmodels.toml", PRELUDE + '[profiles."x.1"]\nmodel = "o/m"\nmax_queue = 2\n')
+    place.write("localmodels.toml", PRELUDE + '[profiles."x.1"]\nsource = "o/m"\n')
     engines = '[engines]\nvllm = { binary = "v" }\n"llama.cpp" = { binary = "l" }\n'
     place.machine(f'[gateway]\napi_keys_file = "k"\n[watch]\nnotify = ["n"]\n[memory]\nreserve = 1\n{engines}')
     assert place.load().inert == (
         "engines.vllm (machine.toml)",
-        'profiles."x.1".max_queue',
+        'profiles."x.1".source',
     )
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from e2e_tools import HELLO, listeners, profile
 from fakes.hub import Hub
-from fakes.ports import free_port
+from fakes.ports import free_port, free_range
 from watch_tools import Watch, team_of_two
 from weights.hello import hello
 
@@ -59,7 +59,8 @@ class Machine:
 
     home: Path
     folder: Path
-    environ: dict[str, str] = field(default_factory=dict)
+    # engines listen on their own ports unless a test asks for the gateway: nobody's tests share its port
+    environ: dict[str, str] = field(default_factory=lambda: {"LMCTL_GATEWAY__ENABLED": "false"})
     said: list[str] = field(default_factory=list)  # all that lmctl printed
     before: list[str] = field(default_factory=list)  # what stands before a command: another user's, other mounts
 
@@ -98,6 +99,19 @@ class Machine:
         path = self.folder / file
         path.write_bytes(hello(sentence))
         return path
+
+    def gateway(self) -> int:
+        """Have a gateway from the next apply on, and engines behind it, all on free ports; return the gateway's."""
+        port, (first, last) = free_port(), free_range(8)
+        said = {"ENABLED": "true", "PORT": str(port), "ENGINE_PORTS": f'"{first}-{last}"'}
+        self.environ.update({f"LMCTL_GATEWAY__{key}": value for key, value in said.items()})
+        return port
+
+    def foreground(self) -> None:
+        """Have engines behind a gateway of what is declared now, which the test starts itself."""
+        first, last = free_range(8)
+        self.environ.update({"LMCTL_GATEWAY__ENABLED": "true", "LMCTL_GATEWAY__ENGINE_PORTS": f'"{first}-{last}"'})
+        self.run("stop", "gateway")
 
     def state(self, name: str = "team") -> Path:
         return self.home / ".local/state/lmctl" / name

@@ -44,6 +44,7 @@ def declare(machine: Any, number: int, engine: int, url: str, more: str = "") ->
     hello = profile("hello", path="hello.gguf", port=engine, start="manual", fallback=["big"], tasks=["greet"])
     text = f'{hello}\n[gateway]\nport = {number}\n[cloud.big]\nbase_url = "{url}"\nmodel = "large"\n{more}'
     machine.declare(f'{text}\n[router]\ncloud = "big"\n')
+    machine.foreground()
 
 
 def key_file(machine: Any, mode: int = 0o600) -> str:

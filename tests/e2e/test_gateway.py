@@ -40,16 +40,17 @@ class Front:
             return error.code, json.load(error)
 
 
-def declared(machine: Any, number: int, engine: int, more: str = "", **keys: Any) -> None:
+def declared(machine: Any, engine: int, more: str = "", **keys: Any) -> None:
     text = profile("hello", path="hello.gguf", port=engine, aliases=["gpt-4o"], **keys)
-    machine.declare(f'{text}\n[gateway]\nport = {number}\ndefault = "hello"\n{more}')
+    machine.declare(f'{text}\n[gateway]\ndefault = "hello"\n{more}')
 
 
 @pytest.fixture
 def front(machine: Any, port: Callable[[], int]) -> Iterator[Front]:
     machine.hello()
-    number, engine = port(), port()
-    declared(machine, number, engine)
+    number = machine.gateway()
+    declared(machine, port())
+    machine.run("stop", "gateway")
     machine.run("apply")
     process = machine.start("gateway")
     assert process.stderr.readline() == f"http://127.0.0.1:{number}/v1 answers for hello\n"
@@ -150,8 +151,8 @@ def test_keys_are_asked_where_this_machine_says_so(machine, port):
     keys.write_text(f"# ours\n{KEY}\n")
     (config / "machine.toml").write_text(f'[gateway]\napi_keys_file = "{keys}"\n')
     machine.hello()
-    number = port()
-    declared(machine, number, port(), start="manual")
+    number = machine.gateway()
+    declared(machine, port(), start="manual")
     keys.chmod(0o644)
     refused = machine.run("gateway", code=8)
     assert "E-PERM" in refused.err and KEY not in refused.err
@@ -172,8 +173,8 @@ def test_keys_are_asked_where_this_machine_says_so(machine, port):
 
 def test_a_port_that_is_taken_is_told(machine, port):
     machine.hello()
-    number = port()
-    declared(machine, number, port(), start="manual")
+    number = machine.gateway()
+    declared(machine, port(), start="manual")
     with socket.create_server(("127.0.0.1", number)):
         refused = machine.run("gateway", code=9)
     assert f"error[E-PORT]: the gateway cannot listen on 127.0.0.1:{number}" in refused.err
@@ -183,5 +184,6 @@ def test_an_address_that_others_reach_needs_keys(machine, port):
     (machine.home / ".config/lmctl").mkdir(parents=True)
     (machine.home / ".config/lmctl/machine.toml").write_text('bind = "0.0.0.0"\n')
     machine.hello()
-    declared(machine, port(), port(), start="manual")
+    machine.gateway()
+    declared(machine, port(), start="manual")
     assert "E-BIND" in machine.run("gateway", code=65).err

@@ -54,6 +54,7 @@ def base(lasting_machine: Any) -> Iterator[str]:
     text += profile("calls", path="calls.gguf", port=free_port(), ctx=2048, chat_template="tools.jinja")
     text += profile("embed", path="hello.gguf", port=free_port(), ctx=1024, embeddings=True, pooling="mean")
     machine.declare(f'{text}\n[gateway]\nport = {number}\ndefault = "hello"\n')
+    machine.foreground()
     machine.run("apply")
     process = machine.start("gateway")
     assert "answers for hello, calls, embed" in process.stderr.readline()

@@ -67,6 +67,7 @@ def storm(machine: Any, port: Callable[[], int]) -> Iterator[Storm]:
     number = port()
     keys = {"path": "hello.gguf", "port": port(), "max_concurrency": STREAMS, "max_queue": STREAMS}
     machine.declare(f"{profile('storm', **keys)}\n[gateway]\nport = {number}\n")
+    machine.foreground()
     machine.run("apply")
     process = machine.start("gateway")
     assert "answers for storm" in process.stderr.readline()

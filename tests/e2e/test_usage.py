@@ -121,6 +121,7 @@ def gateway(machine, port):
     machine.hello(ANSWER)
     number = port()
     machine.declare(f"{profile('hello', path='hello.gguf', port=port())}\n[gateway]\nport = {number}\n")
+    machine.foreground()
     machine.run("apply")
     process = machine.start("gateway")
     process.stderr.readline()
@@ -174,10 +175,10 @@ def declared(machine, port):
 
 
 def test_an_empty_record_says_what_to_do(declared):
-    assert (
-        declared.run("usage").out
-        == "Nothing is counted yet: ask a model at http://127.0.0.1:8080/v1, then look again.\n"
-    )
+    assert declared.run("usage").out == "Nothing is counted yet: ask a model, then look again.\n"
+    number = declared.gateway()
+    where = f"http://127.0.0.1:{number}/v1"
+    assert declared.run("usage").out == f"Nothing is counted yet: ask a model at {where}, then look again.\n"
     data = declared.run("usage", "--json").data
     jsonschema.validate(data, USAGE)
     assert data["rows"] == [] and data["total"]["requests"] is None

@@ -42,7 +42,7 @@ def test_nothing_is_ever_pruned(world):
 
 def test_what_is_not_locked_is_only_told_under_safe(world):
     decision = decide(served(world), "safe", served=True)
-    assert decision.scope.left == {"new"}
+    assert decision.scope.left == {"new", "watch"}
     assert [problem.what for problem in decision.waits] == ["not locked: new"]
     assert not any(address.startswith("lock:") for address in planned(world))
     assert f"lock:{wanted('new').id}" in planned(world, "all")
