@@ -78,6 +78,24 @@ def _messages_or_text(name: str, value: Json) -> None:
         _messages(name, value)
 
 
+def _conversation(name: str, value: Json) -> None:
+    _messages(name, value)
+    for message in value if isinstance(value, list) else ():
+        if isinstance(message, dict):
+            if type(message.get("role")) is not str:
+                wrong(f"{name}.role", "text")
+            calls = message.get("tool_calls")
+            if calls is not None and not (isinstance(calls, list) and all(map(_is_call, calls))):
+                wrong(f"{name}.tool_calls", "a list of calls: functions with a name, and an object of arguments")
+
+
+def _is_call(call: Json) -> bool:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or type(function.get("name")) is not str:
+        return False
+    return type(function.get("arguments")) in (dict, str, type(None))
+
+
 def _images(name: str, value: Json) -> None:
     if type(value) is not list:
         wrong(name, "a list of images in base64")
@@ -136,14 +154,28 @@ _INSIDE: dict[str, Json] = {
     "file_id": {"type": "null"},
     "images": {"anyOf": [_IMAGES, {"type": "null"}]},
 }
+_CALLED: dict[str, Json] = {"name": {"type": "string"}, "arguments": {"type": ["object", "string", "null"]}}
+_FUNCTION: Json = {"type": "object", "required": ["name"], "properties": _CALLED}
+_CALL: Json = {"type": "object", "required": ["function"], "properties": {"function": _FUNCTION}}
 # Of messages, of their parts and of the Responses API's items alike; of the files in them.
 COMPONENTS: Mapping[str, Json] = {
     "Message": {"type": "object", "properties": _INSIDE},
     "File": {"type": "object", "properties": {**_INSIDE, "url": _URL}},
+    "Turn": {
+        "type": "object",
+        "required": ["role"],
+        "properties": {
+            **_INSIDE,
+            "role": {"type": "string"},
+            "tool_calls": {"type": ["array", "null"], "items": _CALL},
+        },
+    },
 }
 
 # a list of messages, or of the Responses API's items, none of which names a URL or a file to be fetched
 messages = Rule(_messages, {"type": "array", "items": _MESSAGE})
+# the same of Ollama's API: it is translated, so that more of it is looked at
+conversation = Rule(_conversation, {"type": "array", "items": {"$ref": "#/components/schemas/Turn"}})
 # text, or a list of messages or of a message's parts
 messages_or_text = Rule(_messages_or_text, {"anyOf": [{"type": "string"}, {"type": "array", "items": _MESSAGE}]})
 # Ollama's images: base64 alone, of which neither a URL nor a path with a scheme is made

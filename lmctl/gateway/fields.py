@@ -6,7 +6,7 @@ and of vLLM's extra parameters. A field in none of these tables never reaches an
 
 from __future__ import annotations
 
-from lmctl.gateway.contents import images, messages, messages_or_text, template_variables, tools
+from lmctl.gateway.contents import conversation, images, messages, messages_or_text, template_variables, tools
 from lmctl.gateway.rules import (
     INT32,
     INT64,
@@ -20,7 +20,9 @@ from lmctl.gateway.rules import (
     empty,
     flag,
     never,
+    none,
     number,
+    one_of,
     prompts,
     sized,
     table,
@@ -229,7 +231,7 @@ _OLLAMA: dict[str, Rule] = {
 _OLLAMA_GENERATED = {
     **_OLLAMA,
     "stream": flag,
-    "format": _SCHEMA,
+    "format": empty(either(one_of("json"), table(MAX_SCHEMA))),
     "think": either(flag, text(32)),
     "logprobs": flag,
     "top_logprobs": whole(0, 20),
@@ -246,12 +248,14 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "messages": _MESSAGES,
     "count_tokens": _COUNTED,
     "ollama_show": {"model": _NAME, "name": _NAME, "verbose": flag},
-    "ollama_chat": {**_OLLAMA_GENERATED, "messages": messages, "tools": tools},
+    "ollama_chat": {**_OLLAMA_GENERATED, "messages": conversation, "tools": tools},
     "ollama_generate": {
         **_OLLAMA_GENERATED,
-        **dict.fromkeys(["prompt", "suffix", "system"], text(INT32)),
-        "template": empty(never(_TEMPLATE)),  # Go's clients send it, and `system`, with nothing in it
-        "context": prompts,
+        **dict.fromkeys(["prompt", "system"], text(INT32)),
+        # clients in Go send them with nothing in them
+        "template": empty(never(_TEMPLATE)),
+        "suffix": empty(never("no engine here inserts text")),
+        "context": none(never("send the messages to /api/chat")),
         "images": images,
         "raw": flag,
     },

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from lmctl.gateway.refused import Refused
-from lmctl.gateway.rules import wrong
 from lmctl.record import NOTHING, record
 from lmctl.spec import Json
 
@@ -41,8 +40,7 @@ def named(model: str, known: Callable[[str], object]) -> str:
 def asked(endpoint: str, body: Mapping[str, Json]) -> Asked:
     """Return what to ask an engine for a body that `bodies.checked` took; its `model` is left out.
 
-    Raises Refused 400: `out_of_range`, `missing_required_parameter`, and `not_supported` where an answer would
-    silently lack what was asked for.
+    Raises Refused 400 `not_supported` where an answer would silently lack what was asked for.
     """
     return _ASKED[endpoint](body)
 
@@ -60,9 +58,6 @@ def _generate(body: Mapping[str, Json]) -> Asked:
     prompt = body.get("prompt")
     if not prompt:
         return _nothing(body)
-    for name, instead in (("suffix", "no engine inserts text"), ("context", "send the messages to /api/chat")):
-        if body.get(name):
-            raise Refused(400, "not_supported", f"{name} is not supported: {instead}", param=name)
     if body.get("raw"):
         for name in ("system", "images", "format"):
             if body.get(name):
@@ -126,8 +121,6 @@ def _format(form: Json) -> dict[str, Json]:
         return {}
     if form == "json":
         return {"response_format": {"type": "json_object"}}
-    if not isinstance(form, dict):
-        wrong("format", '"json" or a JSON schema')
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": form}}}
 
 
@@ -176,32 +169,23 @@ class _Calls:
 
 
 def _message(one: Mapping[str, Json], calls: _Calls) -> dict[str, Json]:
-    role = one.get("role")
-    if not isinstance(role, str):
-        wrong("messages.role", "text")
-    made: dict[str, Json] = {"role": role, "content": _content(one.get("content"), one.get("images"))}
+    made: dict[str, Json] = {"role": one["role"], "content": _content(one.get("content"), one.get("images"))}
     thinking, given = one.get("thinking"), one.get("tool_calls")
     if isinstance(thinking, str) and thinking:
         made["reasoning_content"] = thinking
-    if given:
-        if not isinstance(given, list):
-            wrong("messages.tool_calls", "a list")
-        made["tool_calls"] = [_call(call, calls) for call in given]
-    if role == "tool":
+    if isinstance(given, list) and given:
+        made["tool_calls"] = [_call(call, calls) for call in given if isinstance(call, dict)]
+    if one["role"] == "tool":
         name = one.get("tool_name") or one.get("name")
         id = calls.answered(name, one.get("tool_call_id"))
         made |= {key: value for key, value in (("tool_call_id", id), ("name", name)) if isinstance(value, str)}
     return made
 
 
-def _call(call: Json, calls: _Calls) -> Json:
-    function = call.get("function") if isinstance(call, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(name, str):
-        wrong("messages.tool_calls", "a list of objects with a function and its name")
-    given = function.get("arguments") or {}
-    if not isinstance(given, dict | str):
-        wrong("messages.tool_calls.function.arguments", "an object")
+def _call(call: Mapping[str, Json], calls: _Calls) -> Json:
+    function = call["function"]
+    assert isinstance(function, dict)  # as of every checked call
+    name, given = str(function["name"]), function.get("arguments") or {}
     text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
     told: dict[str, Json] = {"name": name, "arguments": text}
     return {"id": calls.made(name, call.get("id")), "type": "function", "function": told}

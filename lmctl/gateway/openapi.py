@@ -128,7 +128,7 @@ def _answered(endpoint: Endpoint) -> Json:
     kind, schema = ANSWERS.get(endpoint.name, ("application/json", {"type": "object"}))
     content: dict[str, Json] = {kind: {"schema": schema}}
     if endpoint.stream:
-        content[EVENTS[endpoint.dialect]] = {"schema": {"type": "string"}}
+        content[EVENTS[endpoint.dialect]] = {}  # what one event or line holds is the dialect's
     told = "The engine's answer, as it comes." if endpoint.upstream else "The answer."
     return {"description": told, "content": content}
 

@@ -108,6 +108,26 @@ def empty(otherwise: Rule) -> Rule:
     return Rule(check, {"anyOf": [{"const": ""}, dict(otherwise.schema)]})
 
 
+def none(otherwise: Rule) -> Rule:
+    """Take a list without an item, which some clients send for a field that they do not use."""
+
+    def check(name: str, value: Json) -> None:
+        if value != []:
+            otherwise.check(name, value)
+
+    return Rule(check, {"anyOf": [{"type": "array", "maxItems": 0}, dict(otherwise.schema)]})
+
+
+def one_of(*words: str) -> Rule:
+    """Take one of a few words."""
+
+    def check(name: str, value: Json) -> None:
+        if value not in words:
+            wrong(name, f"one of {', '.join(words)}")
+
+    return Rule(check, {"enum": [*words]})
+
+
 def table(most: int) -> Rule:
     """Take an object of at most `most` characters as JSON."""
 

@@ -14,6 +14,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from lmctl.errors import LmctlError, escape
+from lmctl.gateway.app import Gateway
 from lmctl.gateway.refused import Refused, answer
 from lmctl.gateway.resident import Resident
 from lmctl.gateway.state import State
@@ -206,14 +207,10 @@ class _Told(logging.Filter):
         return record.levelno >= logging.ERROR and record.exc_info is not None
 
 
-async def serve(first: State, front: socket.socket, recorder: Recorder, look: Look, say: Callable[[str], None]) -> None:
-    """Answer until SIGINT or SIGTERM, which is raised again at the end; `look` brings what is declared since.
-
-    `front` listens at the first address of `first`. Requests that are under way at the end get `drain_timeout`.
-    """
-    resident = Resident(first, recorder)
-    config = uvicorn.Config(
-        resident.app,
+def configured(app: Gateway, drain: float) -> uvicorn.Config:
+    """Return how uvicorn serves an application; at the end, requests have `drain` seconds."""
+    return uvicorn.Config(
+        app,
         http=Connection,
         ws="none",
         lifespan="off",
@@ -223,10 +220,18 @@ async def serve(first: State, front: socket.socket, recorder: Recorder, look: Lo
         date_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEPT_ALIVE,
-        timeout_graceful_shutdown=_whole(first.drain),
+        timeout_graceful_shutdown=_whole(drain),
     )
+
+
+async def serve(first: State, front: socket.socket, recorder: Recorder, look: Look, say: Callable[[str], None]) -> None:
+    """Answer until SIGINT or SIGTERM, which is raised again at the end; `look` brings what is declared since.
+
+    `front` listens at the first address of `first`. Requests that are under way at the end get `drain_timeout`.
+    """
+    resident = Resident(first, recorder)
     logging.getLogger("uvicorn.error").addFilter(_Told())
-    doors = Doors(config)
+    doors = Doors(configured(resident.app, first.drain))
     following = asyncio.ensure_future(_follow(resident, doors, first, front, look, say))
     try:
         await resident.begin()

@@ -206,7 +206,7 @@ HARMLESS = {
         "stream": False, "format": "json", "keep_alive": "5m", "think": True, "tools": [],
         "options": {"temperature": 0, "num_predict": 10, "seed": 1, "stop": ["x"], "top_k": 1, "mirostat": 0},
     },
-    "ollama_generate": {"keep_alive": -1, "system": "x", "raw": False, "context": [1, 2], "images": ["/9j/AAAA"],
+    "ollama_generate": {"keep_alive": -1, "system": "x", "raw": False, "context": [], "images": ["/9j/AAAA"],
         "format": {"type": "object"}, "think": "high", "suffix": ""},
     "ollama_embed": {"input": ["a", "b"], "truncate": True, "dimensions": 3, "options": {}},
 }  # fmt: skip

@@ -104,6 +104,12 @@ def taken(name, body):
 @example("ollama_generate", {"template": "x"})
 @example("ollama_generate", {"images": ["data:,"]})
 @example("ollama_chat", {"options": {"num_predict": -3}})
+@example("ollama_chat", {"messages": [{"content": "a"}]})
+@example("ollama_chat", {"messages": [{"role": "a", "tool_calls": [{"function": {"name": "f", "arguments": []}}]}]})
+@example("ollama_chat", {"messages": [{"role": "a", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]})
+@example("ollama_chat", {"format": "xml"})
+@example("ollama_generate", {"suffix": "", "context": [], "format": ""})
+@example("ollama_generate", {"context": [1]})
 @example("ollama_chat", {"options": {"num_gpu": 1}})
 @example("ollama_chat", {"options": {"num_ctx": "x"}})
 def test_a_body_is_taken_where_its_schema_says_so_and_nowhere_else(name, body):
