@@ -112,7 +112,9 @@ def test_ollamas_client_asks_of_models(client):
     assert shown.modelinfo["llama.context_length"] == 4096
     assert shown.capabilities == ["completion", "tools"]
     assert client.show("embed").capabilities == ["embedding"]
-    assert client.ps().models is not None
+    client.chat(model="hello", messages=HELLO)
+    running = {model.model: model for model in client.ps().models}
+    assert running["hello"].context_length == 1024 and running["hello"].expires_at.year == 2300
 
 
 def test_ollamas_client_calls_tools(client):
