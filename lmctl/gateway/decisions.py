@@ -7,7 +7,6 @@ from lmctl.gateway.demand import Admit, Cause, Drained, Effect, Fits, Look, Refu
 from lmctl.gateway.served import NEVER, Served
 from lmctl.record import replace
 
-_FRESH = 1.0  # seconds for which a look at what runs is good enough to refuse somebody
 _ROUND = 15.0  # seconds between two looks that nobody asked for
 
 
@@ -81,7 +80,7 @@ class Decisions:
         if one.failed is not None and now < one.failed_until:
             return replace(one.failed, retry=one.failed_until - now)
         why = turns.hopeless(one, self._served.values(), self._fits)
-        if why is None or self._seen > one.waiting[one.oldest] - _FRESH:
+        if why is None or self._seen >= one.waiting[one.oldest]:  # what somebody started just now is not refused
             return why
         self._next_look = -NEVER
         return None
