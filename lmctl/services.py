@@ -65,7 +65,9 @@ def make(name: str, declaration: Declaration, environ: Mapping[str, str] = NOTHI
     bind = declaration.machine.bind if name == GATEWAY else ""
     if bind:
         refuse_open(declaration)
-    parts = [_SCHEMA, list(argv), dict(environ), bind]
+    # the keys of clouds reach the gateway by their variables' names alone
+    keys = sorted({cloud.key_env for cloud in declaration.clouds if cloud.key_env}) if bind else []
+    parts = [_SCHEMA, list(argv), dict(environ), bind, *keys]
     spec = ProgramSpec(
         id=name,
         profile=name,
@@ -74,10 +76,12 @@ def make(name: str, declaration: Declaration, environ: Mapping[str, str] = NOTHI
         cwd=".",
         hash=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
         listen=addresses.gateway(declaration) if bind else "",
+        inherit=tuple(keys),
         autostart=True,
         stop_timeout=declaration.front.drain_timeout + _SLACK if bind else _WATCH_STOP,
     )
     fields: dict[str, Json] = {"start by itself": True, "stop_timeout": float(spec.stop_seconds), "listen": spec.listen}
+    fields |= {"inherits": ", ".join(keys)} if keys else {}
     return Service(stand_in(name), spec, fields, Probe() if bind else None)
 
 
