@@ -16,7 +16,7 @@ _PROGRAM = r"(p-[0-9a-f]{12}|gateway|watch)"
 # files that nobody else would call so: one of them tells that a folder is lmctl's
 _TELLING = r"ledger\.db.*|supervisord\.(conf|lock|pid)|trust\.json|apply\.lock|lmctl\.log.*|undeclared\.(json|lock)"
 _FILES = re.compile(
-    rf"({_TELLING}|lock|watch\.(lock|json)|gateway\.lock|launch|service|s\.sock|usage\.db.*|supervisord\.(conf\.edited(\.[0-9])?|log.*)|{_TEMPORARY}"
+    rf"({_TELLING}|lock|watch\.(lock|json)|gateway\.lock|launch|service|[sg]\.sock|usage\.db.*|supervisord\.(conf\.edited(\.[0-9])?|log.*)|{_TEMPORARY}"
     rf"|programs/({_PROGRAM}\.json|{_TEMPORARY})|logs/{_PROGRAM}\.log.*|(starts|keys)/{_PROGRAM}"
     rf"|snapshots/\.?[1-9][0-9]*/.+|declaration/(localmodels\.(toml|lock)|{_TEMPORARY}))",
     re.DOTALL,

@@ -58,7 +58,11 @@ def replay(request, machine):
     What differs fails, or with `--snapshot-update` is written into the page.
     """
 
+    shared = {"8080": machine.gateway()}  # who follows the page has the gateway in front
+    shared["28000"] = int(machine.environ["LMCTL_GATEWAY__ENGINE_PORTS"].strip('"').partition("-")[0])
+
     def run(name: str, ports: dict[str, int]) -> None:
+        ports = {**ports, **shared}
         path = REPOSITORY / name
         page = path.read_text()
         for command, shown in steps(page):

@@ -11,6 +11,7 @@ from e2e_tools import ask
 
 
 def test_one_command_makes_a_model_run_and_says_how_to_ask_and_to_stop_it(machine, example):
+    machine.gateway()
     clone = machine.home / "clone"
     ports = example("quickstart", clone / "examples/quickstart")
     shutil.copytree(REPOSITORY / "scripts", clone / "scripts")
@@ -26,7 +27,7 @@ def test_one_command_makes_a_model_run_and_says_how_to_ask_and_to_stop_it(machin
     )
     assert f"--editable {clone}[engine]" in ran.stdout
     assert "healthy  hello.gguf" in ran.stdout
-    assert f"curl http://127.0.0.1:{ports['hello']}/v1/chat/completions -d" in ran.stdout
+    assert f"curl http://127.0.0.1:{ports['hello']}/v1/chat/completions -H 'Content-Type: application/json' -d" in ran.stdout
     assert "Hello! This answer comes from a model on your own machine." in ran.stdout
     assert ask(ports["hello"], "hi")
     stop = ran.stdout.strip().splitlines()[-1].split()
