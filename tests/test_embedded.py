@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,22 @@ def failed(*command: str, folder: Path) -> tuple[int, str]:
     return run.returncode, run.stderr
 
 
+def test_it_demands_the_key_that_a_file_holds(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/p-1").write_text("a-long-key\n")
+    with running((*argv(weights), "--api-key-file", "keys/p-1"), tmp_path) as engine:
+
+        def asked(path: str, **headers: str) -> int:
+            with closing(http.client.HTTPConnection("127.0.0.1", engine.port, timeout=60)) as connection:
+                connection.request("GET", path, headers=headers)
+                return connection.getresponse().status
+
+        assert asked("/health") == 200, "whoever supervises it has to see that it serves"
+        for path in ("/v1/models", "/metrics", "/slots", "/props"):
+            assert asked(path) == asked(path, Authorization="Bearer wrong") == 401
+            assert asked(path, Authorization="Bearer a-long-key") == 200
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "says"),
     [
@@ -256,6 +272,9 @@ def failed(*command: str, folder: Path) -> tuple[int, str]:
         pytest.param(["--ctx-size", "x"], 2, "invalid value for --ctx-size", id="not-a-number"),
         pytest.param(["--cache-type-k", "q9"], 2, "invalid value for --cache-type-k", id="unknown-type"),
         pytest.param(["--chat-template-file", "/nowhere"], 2, "invalid value for --chat-template-file", id="no-file"),
+        pytest.param(
+            ["--api-key-file", "/dev/null"], 2, "invalid value for --api-key-file: it holds no key", id="no-key"
+        ),
         pytest.param(["--model", "/nowhere.gguf", "--port", "0"], 1, "error: ", id="no-weights"),
     ],
 )

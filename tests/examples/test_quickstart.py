@@ -27,7 +27,10 @@ def test_one_command_makes_a_model_run_and_says_how_to_ask_and_to_stop_it(machin
     )
     assert f"--editable {clone}[engine]" in ran.stdout
     assert "healthy  hello.gguf" in ran.stdout
-    assert f"curl http://127.0.0.1:{ports['hello']}/v1/chat/completions -H 'Content-Type: application/json' -d" in ran.stdout
+    assert (
+        f"curl http://127.0.0.1:{ports['hello']}/v1/chat/completions -H 'Content-Type: application/json' -d"
+        in ran.stdout
+    )
     assert "Hello! This answer comes from a model on your own machine." in ran.stdout
     assert ask(ports["hello"], "hi")
     stop = ran.stdout.strip().splitlines()[-1].split()

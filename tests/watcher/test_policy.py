@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from worlds import artifact, case, owned, profile, wanted
 
+from lmctl.front import Front
 from lmctl.ledger import Memory
 from lmctl.reconcile import make_plan
 from lmctl.record import replace
 from lmctl.resource import Case
+from lmctl.spec import ProgramSpec
 from lmctl.watcher.policy import decide
 
 
@@ -96,3 +98,32 @@ def test_nothing_is_applied_while_supervisord_cannot_be_asked(world):
     stays = decide(served(world, problem="it does not answer"), "safe", served=True).stays
     assert stays is not None
     assert stays.code == "E-SUPERVISOR"
+
+
+@pytest.mark.parametrize(
+    ("declared", "supervised", "said"),
+    [
+        (True, False, ["the watcher is to run under supervision"]),
+        (False, True, ["the watcher is to end"]),
+        (True, True, []),
+        (False, False, []),
+    ],
+)
+def test_the_watcher_leaves_its_own_program_alone_and_says_so(world, declared, supervised, said):
+    spec = ProgramSpec("watch", "watch", ("lmctl",), {}, ".", "h", "", autostart=True)
+    now = served(world, specs={"watch": spec} if supervised else {})
+    now = replace(now, declaration=replace(now.declaration, watched=declared))
+    assert [one.what for one in decide(now, "all", served=True).waits] == said
+    assert "program:watch" not in planned(now, "all")
+
+
+def test_a_watcher_that_outlived_its_supervisord_begins_nothing(world):
+    stays = decide(served(world, pid=None, orphans={"watch": 4}), "safe", served=True).stays
+    assert stays is not None and stays.code == "E-SUPERVISOR"
+    assert decide(served(world, pid=None, orphans={"p-1": 4}), "safe", served=True).stays is None
+
+
+def test_a_gateway_that_a_person_stopped_stays_stopped(world):
+    fronted = replace(world, declaration=replace(world.declaration, front=Front()))
+    assert "program:gateway" in planned(fronted)
+    assert "program:gateway" not in planned(remembering(fronted, holds={"gateway": "stopped"}))
