@@ -3,7 +3,7 @@
     python bench/gateway.py [--rounds 5] [--seconds 3] [--litellm /path/of/litellm]
 
 The engine is nginx too: one fixed answer of a chat completion, with usage. Each round asks the engine itself, nginx in
-front of it, `lmctl gateway` in front of it (usage accounting on) and, where its program is named, LiteLLM's proxy, in
+front of it, lmctl's gateway in front of it (usage accounting on) and, where its program is named, LiteLLM's proxy, in
 another order; at 1 and at 16 clients, each with a connection of its own that it keeps. Medians are printed with their
 ratios. Needs nginx, for the peer `pip install 'litellm[proxy]'` in an environment of its own. The machine should be
 idle: client, proxy and engine share it.
@@ -88,18 +88,34 @@ async def asked(port: int, clients: int, seconds: float) -> list[float]:
     return sorted(one for client in made for one in client.seconds)
 
 
-COMMON = "error_log stderr crit; worker_processes 1; events { worker_connections 4096; }"
+COMMON = "error_log stderr crit; user root; worker_processes 1; events { worker_connections 4096; }"
+LMCTL = [sys.executable, "-m", "lmctl"]
 KINDS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-@contextlib.contextmanager
-def nginx(folder: Path, name: str, server: str) -> Iterator[None]:
-    """Run nginx with one server of its configuration's words, and one worker."""
+def configured(folder: Path, name: str, server: str) -> list[str]:
+    """Write a configuration of nginx with one server and one worker; return the argv that runs it."""
     temporary = " ".join(f"{kind}_temp_path {folder}/{name}-{kind};" for kind in KINDS)
     file = folder / f"{name}.conf"
     http = f"access_log off; keepalive_requests 100000000; {temporary} {server}"
     file.write_text(f"daemon off; pid {folder}/{name}.pid; {COMMON} http {{ {http} }}")
-    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(file)])
+    return ["nginx", "-p", str(folder), "-c", str(file)]
+
+
+def answering(folder: Path, port: int) -> list[str]:
+    """Return the argv of the engine: one answer to everything."""
+    answer = json.dumps(ANSWER)
+    said = f"server {{ listen 127.0.0.1:{port}; default_type application/json; return 200 '{answer}'; }}"
+    return configured(folder, "engine", said)
+
+
+@contextlib.contextmanager
+def proxy(folder: Path, engine: int, port: int) -> Iterator[None]:
+    """Run nginx as a plain reverse proxy before the engine."""
+    passed = 'proxy_pass http://e; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;'
+    upstream = f"upstream e {{ server 127.0.0.1:{engine}; keepalive 64; }}"
+    server = f"{upstream} server {{ listen 127.0.0.1:{port}; location / {{ {passed} }} }}"
+    process = subprocess.Popen(configured(folder, "proxy", server))
     try:
         yield
     finally:
@@ -107,23 +123,9 @@ def nginx(folder: Path, name: str, server: str) -> Iterator[None]:
         process.wait()
 
 
-def answering(folder: Path, port: int) -> contextlib.AbstractContextManager[None]:
-    """Run the engine: one answer to everything."""
-    answer = json.dumps(ANSWER)
-    said = f"server {{ listen 127.0.0.1:{port}; default_type application/json; return 200 '{answer}'; }}"
-    return nginx(folder, "engine", said)
-
-
-def proxy(folder: Path, engine: int, port: int) -> contextlib.AbstractContextManager[None]:
-    """Run nginx as a plain reverse proxy before the engine."""
-    passed = 'proxy_pass http://e; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;'
-    upstream = f"upstream e {{ server 127.0.0.1:{engine}; keepalive 64; }}"
-    return nginx(folder, "proxy", f"{upstream} server {{ listen 127.0.0.1:{port}; location / {{ {passed} }} }}")
-
-
 @contextlib.contextmanager
-def gateway(folder: Path, engine: int, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `lmctl gateway` before the engine, in a home of its own, usage accounting on."""
+def applied(folder: Path, engine: list[str], listens: int, port: int) -> Iterator[int]:
+    """Have lmctl run the engine and its gateway, in a home of its own, usage accounting on; the gateway's pid."""
     text = f"""
 version = 1
 name = "bench"
@@ -131,21 +133,19 @@ name = "bench"
 port = {port}
 [profiles.m]
 backend = "command"
-command = ["sleep", "1000000"]
-start = "manual"
-port = {engine}
+command = {json.dumps(engine)}
+port = {listens}
 max_concurrency = 4096
 """
     (folder / "localmodels.toml").write_text(text)
     environ = {"HOME": str(folder), "PATH": os.environ["PATH"]}
-    lmctl = [sys.executable, "-m", "lmctl"]
-    subprocess.run([*lmctl, "--yes", "trust"], cwd=folder, env=environ, check=True, capture_output=True)
-    process = subprocess.Popen([*lmctl, "-q", "gateway"], cwd=folder, env=environ)
+    for words in (["--yes", "trust"], ["apply"]):
+        subprocess.run([*LMCTL, *words], cwd=folder, env=environ, check=True, stdout=subprocess.DEVNULL)
     try:
-        yield process
+        said = subprocess.run([*LMCTL, "status", "--json"], cwd=folder, env=environ, check=True, capture_output=True)
+        yield next(row["pid"] for row in json.loads(said.stdout)["data"]["services"] if row["profile"] == "gateway")
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        subprocess.run([*LMCTL, "down"], cwd=folder, env=environ, check=False, stdout=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
@@ -205,9 +205,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as held, contextlib.ExitStack() as stack:
         folder = Path(held)
         folder.chmod(0o755)  # nginx works as another user when root starts it
-        stack.enter_context(answering(folder, ports["engine"]))
+        engine = answering(folder, ports["engine"])
+        stack.enter_context(applied(folder, engine, ports["engine"], ports["lmctl"]))
         stack.enter_context(proxy(folder, ports["engine"], ports["nginx"]))
-        stack.enter_context(gateway(folder, ports["engine"], ports["lmctl"]))
         if options.litellm:
             stack.enter_context(litellm(folder, options.litellm, ports["engine"], ports["litellm"]))
         for port in ports.values():

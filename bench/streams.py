@@ -14,18 +14,18 @@ import argparse
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import random
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import NoReturn, cast
 
 import psutil
 import uvloop
-from gateway import free, gateway, proxy, ready
+from gateway import applied, free, proxy, ready
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 DELTA = {
@@ -49,7 +49,9 @@ class Stream(asyncio.Protocol):
         self.flows = True
 
     def data_received(self, data: bytes) -> None:
-        if b"idle" in data:
+        if data.startswith(b"GET"):  # lmctl asks how it is
+            self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        elif b"idle" in data:
             self.transport.write(HEAD + CHUNK)
         elif b"{" in data:
             self.transport.write(HEAD)
@@ -65,7 +67,7 @@ class Stream(asyncio.Protocol):
         self.flows = True
 
 
-def engine(port: int) -> None:
+def engine(port: int) -> NoReturn:
     """Write to every open stream in turn, for ever."""
 
     async def main() -> None:
@@ -75,8 +77,8 @@ def engine(port: int) -> None:
                 stream.transport.write(CHUNK)
             await asyncio.sleep(0 if Stream.open else 0.01)
 
-    _many_files()
     uvloop.run(main())
+    raise SystemExit
 
 
 class Reader(asyncio.Protocol):
@@ -142,19 +144,19 @@ def main() -> None:
     for flag, usual in (("--rounds", 5), ("--streams", 64), ("--idle", 1000)):
         parser.add_argument(flag, type=int, default=usual)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--engine", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     _many_files()
+    if options.engine:
+        engine(options.engine)
     ports = {"engine": free(), "nginx": free(), "lmctl": free()}
     found: dict[str, list[float]] = {name: [] for name in ports}
     with tempfile.TemporaryDirectory() as held, contextlib.ExitStack() as stack:
         folder = Path(held)
         folder.chmod(0o755)  # nginx works as another user when root starts it
-        served = multiprocessing.get_context("spawn").Process(target=engine, args=(ports["engine"],), daemon=True)
-        served.start()
-        stack.callback(served.join)
-        stack.callback(served.terminate)
+        argv = [sys.executable, __file__, "--engine", str(ports["engine"])]
+        process = psutil.Process(stack.enter_context(applied(folder, argv, ports["engine"], ports["lmctl"])))
         stack.enter_context(proxy(folder, ports["engine"], ports["nginx"]))
-        process: Any = psutil.Process(stack.enter_context(gateway(folder, ports["engine"], ports["lmctl"])).pid)
         for port in ports.values():
             ready(port)
         for number in range(options.rounds):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,18 +18,13 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
 @contextmanager
-def fronted(machine: Any, text: str, number: int) -> Iterator[openai.OpenAI]:
-    """Apply `text` and run a gateway in front of it; a client of that."""
-    machine.declare(f"{text}\n[gateway]\nport = {number}\n")
+def fronted(machine: Any, text: str) -> Iterator[openai.OpenAI]:
+    """Apply `text` with a gateway in front of it; a client of that."""
+    number = machine.gateway()
+    machine.declare(text)
     machine.run("apply")
-    process = machine.start("gateway")
-    assert "answers for" in process.stderr.readline()
-    try:
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{number}/v1", api_key="none", max_retries=0) as client:
-            yield client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{number}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def rows(machine: Any, count: int) -> list[dict[str, Any]]:
@@ -51,7 +45,7 @@ def test_mlx_behind_the_gateway(machine, port):
     pytest.importorskip("mlx_lm")
     mlx.write(machine.folder / "apple", "From a folder.")
     text = profile("apple", path="apple", backend="mlx", port=port())
-    with fronted(machine, text, port()) as client:
+    with fronted(machine, text) as client:
         whole = client.chat.completions.create(model="apple", messages=HELLO, max_tokens=32)
         assert whole.choices[0].message.content == "From a folder."
         stream = client.chat.completions.create(model="apple", messages=HELLO, max_tokens=32, stream=True)
@@ -71,7 +65,7 @@ def test_mlx_behind_the_gateway(machine, port):
 def test_F83_a_stream_whose_client_leaves_is_counted_by_llama_cpps_own_tokenizer(machine, port: Callable[[], int]):
     (machine.folder / "long.gguf").write_bytes(hello(" ".join(f"w{number}" for number in range(700))))
     text = profile("long", path="long.gguf", port=port(), ctx=4096)
-    with fronted(machine, text, port()) as client:
+    with fronted(machine, text) as client:
         short = client.chat.completions.create(model="long", messages=HELLO, max_tokens=1)
         asked = client.chat.completions.create(model="long", messages=HELLO, stream=True, max_tokens=2000)
         with asked as stream:
