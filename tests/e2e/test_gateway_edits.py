@@ -82,7 +82,7 @@ def pid(fronted: Fronted, name: str = "one") -> int:
     return int(fronted.machine.profiles()[name]["pid"])
 
 
-def test_F30_F31_an_engine_is_replaced_once_its_streams_ended_and_who_asks_meanwhile_is_answered_by_the_new_one(fronted):
+def test_F30_F31_an_engine_is_replaced_once_its_streams_ended_and_who_asks_meanwhile_waits_for_it(fronted):
     stream = Asking(fronted.port, stream=True)
     assert fronted.flows(stream)
     before = pid(fronted)
