@@ -48,20 +48,20 @@ COLUMNS = Row._fields
 
 def values(row: Row) -> tuple[Value, ...]:
     """Return what is stored of a row, in the order of COLUMNS: bounded text without secrets, counts from 0 on."""
-    whole = (row.status, row.tokens_in, row.tokens_cached, row.tokens_out)
-    status, tokens_in, tokens_cached, tokens_out = (_count(value) for value in whole)
     return (
-        _text(row.id) or "",
-        min(_number(row.at) or 0.0, _LATEST),
+        row.id if row.id.isalnum() else _text(row.id) or "",
+        _number(row.at) or 0.0,
         _name(row.profile),
         _name(row.model),
         _name(row.backend),
         _name(row.endpoint) or "",
-        status or 0,
-        tokens_in,
-        tokens_cached,
-        tokens_out,
-        *(_number(value) for value in (row.ttft_ms, row.duration_ms, row.tokens_per_s)),
+        _count(row.status) or 0,
+        _count(row.tokens_in),
+        _count(row.tokens_cached),
+        _count(row.tokens_out),
+        _number(row.ttft_ms),
+        _number(row.duration_ms),
+        _number(row.tokens_per_s),
         _name(row.target) or LOCAL,
         client(row.client),
         int(bool(row.partial)),
