@@ -26,6 +26,7 @@ from lmctl.usage.rows import Row
 
 _QUIET = 5.0  # seconds that a stream waits for its engine in silence, so that it can still be refused with a status
 _HEALTH = b"/health"  # tells nobody anything, and who supervises the gateway has no key
+_SLEEPS = ("asleep", "stopping")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -35,7 +36,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 class Rules:
     """What the gateway holds every request to. Bytes and seconds; `keys` are sha256 digests, None: none is asked.
 
-    Ports of profiles' own ask for no key and let no origin in.
+    Ports of profiles' own let no origin in, and ask those for no key who come from this machine.
     """
 
     max_body: int = 32 << 20
@@ -92,14 +93,14 @@ class Gateway:
         rules, routes = self.rules, self.routes
         reply.dialect = paths.dialect(scope["raw_path"])
         method, headers = scope["method"], scope["headers"]
-        port = scope["server"][1]
-        own = port in routes.ports
+        here, port = scope["server"]
+        own, near = port in routes.ports, here.startswith("127.") or here == "::1"
         admitted = gatekeeper.admit(
             headers,
             method=method,
-            hosts=rules.hosts,
+            hosts=rules.hosts if near else rules.hosts | {gatekeeper.host(here)},
             origins=frozenset() if own else rules.origins,
-            keys=None if own or scope["raw_path"] == _HEALTH else rules.keys,
+            keys=None if (own and near) or scope["raw_path"] == _HEALTH else rules.keys,
         )
         reply.headers = admitted.headers
         if admitted.preflight:
@@ -119,7 +120,7 @@ class Gateway:
             return
         endpoint, body, reply.words = dialects.translated(endpoint, body, routes)
         if own:
-            target = routes.at(port, bodies.model(body), self._running())
+            target = routes.at(port, bodies.model(body), self._running)
             ways = leads.behind(routes, endpoint, Way(target))
         else:
             ways = leads.ways(routes, endpoint, body, headers)
@@ -167,7 +168,9 @@ class Gateway:
             raise told from None
         except asyncio.CancelledError:
             visit.partial = True
-            if visit.reply.streams:  # the client hears nothing any more, or the time to end is over
+            if not visit.left:  # the time that requests have to end is over
+                status = _ending().status
+            if visit.reply.streams:
                 await visit.reply.refused(_ending())
                 return True
             raise
@@ -225,7 +228,7 @@ class Gateway:
                 slots.leave(name)
 
     def _running(self) -> frozenset[str]:
-        return frozenset(name for name, tally in self.tallies.items() if tally.running)
+        return frozenset(name for name, one in self._slots.states().items() if one.state not in _SLEEPS)
 
 
 async def _waited(slots: Slots, name: str, stream: Reply | None, quiet: float) -> None:

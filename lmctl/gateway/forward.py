@@ -226,16 +226,17 @@ async def _whole(exchange: Exchange, visit: Visit) -> None:
     visit.counts = counts(answer)
     visit.settled()
     if visit.reply.streams:  # it was begun while the engine was started
-        await visit.reply.end(b"data: " + body + b"\n\n")
+        named = status >= 300 and visit.endpoint.dialect == "anthropic"
+        await visit.reply.end((b"event: error\n" if named else b"") + b"data: " + body + b"\n\n")
     else:
         await visit.reply.answered(status, body, _SOON if status == _LOADING else ())
 
 
 async def _flow(exchange: Exchange, visit: Visit) -> None:
     """Pass on a stream as it comes. Raises Refused where it breaks off."""
-    reply, sieve, kept = visit.reply, Sieve(_hides(visit)), Kept()
-    if visit.target.backend in recount.BACKENDS and visit.endpoint.name in recount.ENDPOINTS:
-        visit.kept = kept
+    reply, sieve = visit.reply, Sieve(_hides(visit))
+    counted = visit.target.backend in recount.BACKENDS and visit.endpoint.name in recount.ENDPOINTS
+    kept = visit.kept = Kept() if counted else None
     if not visit.spare:  # else nothing is said before the engine says something: it may end while it reads the prompt
         await reply.stream()
     try:
@@ -246,7 +247,7 @@ async def _flow(exchange: Exchange, visit: Visit) -> None:
                     visit.first = visit.elapsed()
                     visit.settled()
                     await reply.stream()
-                if visit.kept is not None:
+                if kept is not None:
                     kept.add(passed)
                 await reply.piece(passed)
         if exchange.until_close and visit.endpoint.name in _ASKED and not sieve.done:

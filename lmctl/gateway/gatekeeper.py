@@ -75,6 +75,11 @@ def admit(
     return Admission(cors) if cors else _PLAIN
 
 
+def host(address: str) -> str:
+    """Return an IP address as Host names it. No name can be made to point at it, so whoever says it means it."""
+    return f"[{address}]" if ":" in address else address
+
+
 def _shape(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Return the headers by name in lower case, the last of those that may come twice."""
     size = sum([len(name) + len(value) + 4 for name, value in headers])

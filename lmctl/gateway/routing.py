@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from lmctl.all_backends import BACKENDS
 from lmctl.errors import escape
@@ -86,18 +86,22 @@ class Routes:
         """Return the target of a profile, an alias or an id; None where nothing is called so."""
         return self.targets.get(model) or self.targets.get(self.names.get(model, ""))
 
-    def at(self, port: int, model: str | None, running: Collection[str]) -> Target:
+    def at(self, port: int, model: str | None, running: Callable[[], Collection[str]]) -> Target:
         """Return the target that a request to a profile's own port means, whatever it calls the model.
 
         Of several profiles on one port it is the one that `model` names, else one that runs, else the first declared.
+        `running` returns the profiles that run, and is asked only where that matters.
         """
         found = [self.targets[name] for name in self.ports.get(port, ()) if name in self.targets]
         if not found:
             raise Refused(503, "model_not_running", "no profile is reached at this port any more")
-        named = self.named(model) if model is not None and len(found) > 1 else None
+        if len(found) == 1:
+            return found[0]
+        named = self.named(model) if model is not None else None
         if named is not None and named in found:
             return named
-        return next((one for one in found if one.profile in running), found[0])
+        runs = running()
+        return next((one for one in found if one.profile in runs), found[0])
 
 
 def routes(

@@ -80,6 +80,12 @@ class Visit:
         """Whether the client asked for a stream."""
         return self.body.get("stream") is True
 
+    @property
+    def left(self) -> bool:
+        """Whether the client is not there any more."""
+        presence: Presence | None = self._scope.get(PRESENCE)
+        return presence is not None and presence.gone
+
     async def placed(self) -> None:
         """Tell the client who is asked now, where several may be: in a stream that has begun, by a comment."""
         if len(self._ways) == 1:

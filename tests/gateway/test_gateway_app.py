@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,8 +12,11 @@ from fakes.raw_engine import OK, Talk, answering, engine, request
 from fakes.slots import Unbounded
 
 from lmctl.gateway.app import Gateway, Rules
+from lmctl.gateway.demand import Standing as Stands
+from lmctl.gateway.demand import State
+from lmctl.gateway.recount import Kept
 from lmctl.gateway.refused import Refused
-from lmctl.gateway.routing import Routes, Target
+from lmctl.gateway.routing import Elsewhere, Routes, Target
 from lmctl.gateway.slots import Slots
 from lmctl.gateway.upstream import Pool
 from lmctl.gateway.visit import PRESENCE, Presence
@@ -204,6 +207,8 @@ def test_F83_a_client_that_leaves_ends_the_work_for_it():
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_that_outlasts_the_time_to_end_is_told_so(stream):
+    rows: list[Row] = []
+
     async def main() -> Client:
         waiting = asyncio.Event()
 
@@ -218,7 +223,7 @@ def test_a_request_that_outlasts_the_time_to_end_is_told_so(stream):
         async with engine(talk) as (pool, _):
             client = Client("/v1/chat/completions", json.dumps({**CHAT, "stream": stream}).encode())
             client.on_body = lambda data: waiting.set()
-            app = gateway(pool)
+            app = gateway(pool, rows=rows)
             task = asyncio.ensure_future(app(client.scope, client.receive, client.send))
             await asyncio.wait_for(waiting.wait(), 10)
             task.cancel()
@@ -229,6 +234,7 @@ def test_a_request_that_outlasts_the_time_to_end_is_told_so(stream):
     client = asyncio.run(main())
     said = client.body.rpartition(b"data: ")[2] if stream else client.body
     assert json.loads(said)["error"]["message"] == "the gateway ends"
+    assert [(row.status, row.partial) for row in rows] == [(503, True)]
     assert (client.status, client.seen[-1].get("more_body", False)) == (200 if stream else 503, False)
 
 
@@ -416,14 +422,14 @@ class Asleep(Unbounded):
         self.taken -= 1
 
 
-def woken(why: Refused | None, stream: bool, said: bytes = OK) -> Client:
+def woken(why: Refused | None, stream: bool, said: bytes = OK, path: str = "/v1/chat/completions") -> Client:
     """Return what a client gets whose engine needs a while to start, or does not."""
 
     async def main() -> Client:
         slots = Asleep()
         async with engine(answering(said)) as (pool, _):
-            client = Client("/v1/chat/completions", json.dumps({**CHAT, "stream": stream}).encode())
-            app = gateway(pool, rules=Rules(quiet=0.01), slots=slots)
+            client = Client(path, json.dumps({**CHAT, "stream": stream}).encode())
+            app = gateway(pool, rules=Rules(quiet=0.01), slots=slots, anthropic=True)
             slots.why = why
             client.on_body = lambda data: slots.up.set()
             if not stream:
@@ -443,6 +449,17 @@ def test_a_stream_that_waits_for_its_engine_is_kept_alive_by_comments():
     begin, _, rest = client.body.partition(b"data:")
     assert set(begin.split(b"\n\n")) == {b": waiting for the model", b""}
     assert rest == b" {}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "begins"),
+    [("/v1/chat/completions", b""), ("/v1/messages", b"event: error\n")],
+    ids=["openai", "anthropic"],
+)
+def test_an_engines_own_error_in_a_stream_that_waited_is_an_error_in_the_clients_words(path, begins):
+    error = b'{"error":{"message":"too long","type":"invalid_request_error"}}'
+    client = woken(None, True, answer("400 Bad\r\ncontent-type: application/json", error), path)
+    assert client.body.endswith(b"\n\n" + begins + b"data: " + error + b"\n\n")
 
 
 def test_a_stream_whose_engine_does_not_start_ends_with_the_reason():
@@ -501,6 +518,73 @@ def test_on_a_profiles_own_port_any_name_will_do_and_no_key_is_asked():
 
     own, front = asyncio.run(main())
     assert (own.status, front.status) == (200, 401)
+
+
+class Standing(Unbounded):
+    """Slots of engines that stand as a test says."""
+
+    def __init__(self, **states: State) -> None:
+        super().__init__()
+        self._states = {name: Stands(state, 0, 0) for name, state in states.items()}
+
+    def states(self) -> Mapping[str, Stands]:
+        return self._states
+
+
+@pytest.mark.parametrize("state", ["starting", "loading", "ready", "draining"])
+def test_on_a_port_of_several_profiles_the_one_that_runs_answers_who_names_none(state):
+    async def main() -> list[bytes]:
+        told: list[bytes] = []
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            told.append(await request(reader))
+            writer.write(OK)
+
+        async with engine(talk) as (pool, _):
+            targets = {name: Target(name, "127.0.0.1", pool.port, name) for name in ("first", "second")}
+            routes = Routes(targets, ports={8081: ("first", "second")})
+            app = Gateway(RULES, routes, Standing(first="asleep", second=state), lambda row: None)
+            client = Client("/v1/chat/completions", json.dumps({"messages": CHAT["messages"]}).encode())
+            client.scope["server"] = ("127.0.0.1", 8081)
+            await app(client.scope, client.receive, client.send)
+            await app.close()
+        return told
+
+    (said,) = asyncio.run(main())
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["model"] == "second"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/api/tags", "/metrics"])
+def test_F85_a_profiles_own_port_asks_everybody_for_a_key_who_comes_from_elsewhere(path):
+    async def main(here: str) -> int:
+        app = Gateway(Rules(keys=frozenset([b"x" * 32])), Routes(ports={8081: ("chat",)}), Unbounded(), lambda _: None)
+        client = Client(path, None)
+        client.scope["server"] = (here, 8081)
+        await app(client.scope, client.receive, client.send)
+        return client.status
+
+    found = {here: asyncio.run(main(here)) for here in ("127.0.0.1", "::1", "192.0.2.7", "2001:db8::7")}
+    assert found == {"127.0.0.1": 200, "::1": 200, "192.0.2.7": 401, "2001:db8::7": 401}
+
+
+@pytest.mark.parametrize(
+    ("here", "host", "status"),
+    [
+        ("192.0.2.7", b"192.0.2.7:8080", 200),
+        ("2001:db8::7", b"[2001:db8::7]:8080", 200),
+        ("192.0.2.7", b"192.0.2.8:8080", 403),
+        ("192.0.2.7", b"evil.example", 403),
+    ],
+)
+def test_F85_who_came_to_an_address_of_this_machine_may_call_it_so(here, host, status):
+    async def main() -> int:
+        client = Client("/v1/models", None)
+        client.scope["server"], client.scope["headers"] = (here, 8080), [(b"host", host)]
+        app = gateway()
+        await app(client.scope, client.receive, client.send)
+        return client.status
+
+    assert asyncio.run(main()) == status
 
 
 def test_metrics_tell_what_was_asked():
@@ -593,3 +677,33 @@ def test_a_request_to_an_engine_that_just_died_waits_for_it_once(comes):
     client, told = asyncio.run(main())
     assert client.status == (200 if comes else 503)
     assert told == ["enter", "lost", "leave", "enter", "wait", *([] if comes else ["lost"]), "leave"]
+
+
+def test_F83_what_a_cloud_streams_in_a_profiles_place_is_neither_kept_nor_counted_by_it():
+    async def main() -> tuple[list[bytes], Row]:
+        asked: list[bytes] = []
+        rows: list[Row] = []
+
+        async def cloud(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append((await request(reader)).partition(b" HTTP")[0])
+            writer.write(SSE + chunk(b'data: {"choices":[{"delta":{"content":"Hello"}}]}\n\n'))
+
+        async with engine(answering(SSE)) as (near, _), engine(cloud) as (far, _):
+            chat = Target("chat", "127.0.0.1", near.port, "served", backend="llama.cpp")
+            away = Target("cloud:far", "127.0.0.1", far.port, "large", cloud=Elsewhere(secure=False))
+            routes = Routes({"chat": chat}, clouds={"far": away}, fallback={"chat": ("far",)})
+            app = Gateway(RULES, routes, Unbounded(), rows.append)
+            client = Client("/v1/chat/completions", json.dumps({**CHAT, "stream": True}).encode())
+            await app(client.scope, client.receive, client.send)
+            async with asyncio.timeout(10):
+                while not rows:
+                    await asyncio.sleep(0.01)
+            await app.close()
+        (row,) = rows
+        return asked, row
+
+    before = Kept._all
+    asked, row = asyncio.run(main())
+    assert (row.target, row.partial, row.tokens_out) == ("cloud:far", True, None)
+    assert asked == [b"POST /v1/chat/completions"]
+    assert Kept._all == before

@@ -82,12 +82,12 @@ def test_profiles_are_reached_at_their_own_port_unless_their_engine_listens_ther
     ],
 )
 def test_on_a_port_of_its_own_a_profile_may_be_called_anything(port, model, running, means):
-    assert SHARED.at(port, model, running).profile == means
+    assert SHARED.at(port, model, lambda: running).profile == means
 
 
 def test_a_port_that_no_profile_has_any_more_is_503():
     with pytest.raises(Refused) as refused:
-        SHARED.at(8099, None, ())
+        SHARED.at(8099, None, list)
     assert refused.value.status == 503
 
 
