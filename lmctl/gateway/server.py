@@ -48,7 +48,7 @@ class Corked:
     def write(self, data: bytes) -> None:
         """Write, or keep the first part."""
         if self._holds:
-            self._holds, self._held = False, data
+            self._holds, self._held = False, self._held + data
             self._loop.call_soon(self._flush)
         elif self._held:
             data, self._held = self._held + data, b""
@@ -89,7 +89,7 @@ class Connection(HttpToolsProtocol):
         headed = self._headed
         super().data_received(data)
         if not self._begun:
-            self._stop_waiting()
+            self._between()
         elif self._headed:  # the body is not whole: each part of it may take its time
             self._stop_waiting()
             self._late = self.loop.call_later(_BODY_TIME, self._tardy)
@@ -109,7 +109,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._begun = False
+        self._begun, self._early = False, 0
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,10 +128,21 @@ class Connection(HttpToolsProtocol):
             self._late.cancel()
             self._late = None
 
+    def _between(self) -> None:
+        """Wait for the answer, or for the next request; blank lines are none, and uvicorn stops its timer at them."""
+        if self.cycle is None:
+            return  # the first request is still to come
+        self._stop_waiting()
+        if self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            wait = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
+
     def _tardy(self) -> None:
-        if self._early == 0 and not self._begun:  # opened ahead, and never used
-            self._stop_waiting()
+        self._late = None
+        if not self._begun:  # opened ahead, and never used
             self.transport.close()
+        elif self._headed and self.flow.read_paused:  # another request is answered first: it is not the client's fault
+            self._late = self.loop.call_later(_BODY_TIME, self._tardy)
         elif self._headed:
             self._refuse(Refused(408, "timeout", "the body stalled"))
         else:
@@ -145,13 +156,20 @@ class Connection(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
-        body = answer(refused, "openai")
-        head = (
-            "HTTP/1.1 {} Refused\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.format(refused.status, len(body)).encode() + body)
+        if not self._answering():  # else it would be taken for that answer, or for a part of it
+            body = answer(refused, "openai")
+            kind = "content-type: application/json\r\nconnection: close"
+            head = f"HTTP/1.1 {refused.status} Refused\r\n{kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+            self.transport.write(head.encode() + body)
         self.transport.close()
         self._presence.leave()
+
+    def _answering(self) -> bool:
+        """Whether something else than what is read now is answered on this connection, or this already."""
+        if self.cycle is None or self.pipeline:
+            return bool(self.pipeline)
+        read = self._begun and self._headed
+        return self.cycle.response_started if read else not self.cycle.response_complete
 
 
 class Doors(uvicorn.Server):
