@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lmctl import unsupervised
+from lmctl import client_keys, unsupervised
 from lmctl.desired import Desired, running_rivals
 from lmctl.errors import LmctlError, escape
 from lmctl.plan import Change
@@ -74,7 +74,7 @@ def _obstacle(change: Change, want: Desired | None, case: Case, run: Run, leavin
     if not starts(change, want):
         return _taken(want, case, run, leaving) if want.profile.start == "on-demand" and want.front else None
     if want.profile.name in RESIDENT:
-        return _rival(want, case) or _taken(want, case, run, leaving)
+        return _rival(want, case) or _shut(want, case) or _taken(want, case, run, leaving)
     for wanted in want.profile.artifacts:
         if not weights.verified(case, wanted.id):
             what = f"the weights of {want.profile.name} are not verified: {escape(human_id(wanted.id))}"
@@ -111,6 +111,16 @@ def _rival(want: Desired, case: Case) -> LmctlError | None:
     return LmctlError("E-BUSY", what, fix="end it, then apply again")
 
 
+def _shut(want: Desired, case: Case) -> LmctlError | None:
+    """Return what is wrong with the keys that clients of the gateway must show."""
+    if want.profile.name == GATEWAY and case.declaration.front.keys_file is not None:
+        try:
+            client_keys.read(case.declaration.front.keys_file)
+        except LmctlError as error:
+            return error
+    return None
+
+
 def _taken(want: Desired, case: Case, run: Run, leaving: frozenset[int]) -> LmctlError | None:
     """Return who else holds a port that is needed, None when all are free or become free."""
     needed = [want.spec.listen] if want.spec.listen else []
@@ -138,4 +148,6 @@ def _held(port: int, want: Desired, case: Case, run: Run, leaving: frozenset[int
         who = f"the gateway of declaration {other}" if other else who
         fix = "set another `port` in [gateway], or `enabled = false`"
         return LmctlError("E-PORT", f"port {port}, which the gateway needs, is taken by {who}", fix=fix)
-    return LmctlError("E-PORT", f"port {port} is taken by {who}", fix="choose another port or stop it")
+    private = want.front is not None and want.spec.listen.endswith(f":{port}")
+    fix = "set other `engine_ports` in [gateway], or stop it" if private else "choose another port or stop it"
+    return LmctlError("E-PORT", f"port {port} is taken by {who}", fix=fix)

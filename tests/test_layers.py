@@ -19,6 +19,7 @@ LAYERS = (
     ("launch", "embedded", "redact"),
     (
         "belongings",
+        "client_keys",
         "local_sockets",
         "mutex",
         "source",

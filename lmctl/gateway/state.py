@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from lmctl import services
-from lmctl.errors import LmctlError, escape
+from lmctl import client_keys, services
+from lmctl.errors import LmctlError
 from lmctl.gateway import clouds, routing
 from lmctl.gateway.app import Rules
 from lmctl.gateway.ollama_models import Known, known
@@ -20,8 +19,7 @@ from lmctl.session import Session, lock_paths
 from lmctl.spec import Declaration, Lock
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_KEYS_LIMIT = 1 << 20  # bytes of the file of keys
-_SHORTEST = 16  # characters of a key: what is shorter can be guessed
+_KEY_LIMIT = 1 << 10  # bytes of the file of an engine's key
 
 
 @record
@@ -68,7 +66,7 @@ def _known(session: Session) -> dict[str, Known]:
 
 def _rules(declaration: Declaration) -> Rules:
     front, bind = declaration.front, declaration.machine.bind
-    keys = read_keys(front.keys_file) if front.keys_file else None
+    keys = client_keys.read(front.keys_file) if front.keys_file else None
     services.refuse_open(declaration)
     hosts = frozenset() if bind in _LOOPBACK else frozenset({bind, socket.gethostname().lower()})
     return Rules(front.max_body, front.request_timeout, frozenset(front.origins), hosts, keys)
@@ -79,7 +77,7 @@ def _engine_keys(files: Mapping[str, Path]) -> dict[str, bytes]:
     found = {}
     for profile, path in files.items():
         with suppress(LmctlError):
-            found[profile] = read_regular(path, _KEYS_LIMIT).strip()
+            found[profile] = read_regular(path, _KEY_LIMIT).strip()
     return found
 
 
@@ -91,21 +89,3 @@ def _files(session: Session) -> tuple[Path, ...]:
     keys = tuple(path for path in named if path is not None)
     folders = dict.fromkeys(path.parent for path in files)
     return (*files, *lock_paths(declaration), *folders, session.folders.config / "machine.toml", *own, *keys)
-
-
-def read_keys(path: Path) -> frozenset[bytes]:
-    """Return the sha256 digests of the keys in a file, one per line, `#` begins a comment.
-
-    Raises E-PERM where others may read it, E-FILE, E-SECRET for a key that is too short; a key is never shown.
-    """
-    text = read_regular(path, _KEYS_LIMIT).decode("utf-8", "replace")
-    if path.stat().st_mode & 0o077:
-        raise LmctlError("E-PERM", f"{escape(str(path))} can be read by others", fix=f"chmod 600 {escape(str(path))}")
-    lines = [line.strip() for line in text.splitlines()]
-    keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys:
-        raise LmctlError("E-SECRET", f"{escape(str(path))} holds no key", fix="write one per line")
-    if any(len(key) < _SHORTEST for key in keys):
-        what = f"{escape(str(path))} holds a key of less than {_SHORTEST} characters"
-        raise LmctlError("E-SECRET", what, fix="make one: openssl rand -hex 32")
-    return frozenset(hashlib.sha256(key.encode()).digest() for key in keys)

@@ -326,9 +326,9 @@ def test_status_looks_at_all_programs_once(machine, port):
     machine.hello()
     machine.declare("".join(profile(name, path="hello.gguf", port=port(), start="manual") for name in names))
     machine.run("lock")
-    calls = "import sys\nfrom lmctl import desired, cli\ncount = 0\nbefore = desired.listens\n"
+    calls = "import sys\nfrom lmctl import addresses, cli\ncount = 0\nbefore = addresses.listens\n"
     calls += "def listens(case):\n    global count\n    count += 1\n    return before(case)\n"
-    calls += "desired.listens = listens\nsys.argv = ['lmctl', '-q', 'status']\ncli.main()\nprint(count)\n"
+    calls += "addresses.listens = listens\nsys.argv = ['lmctl', '-q', 'status']\ncli.main()\nprint(count)\n"
     done = subprocess.run(
         [sys.executable, "-c", calls], cwd=machine.folder, env=machine.env(), capture_output=True, text=True, timeout=60
     )

@@ -275,3 +275,19 @@ def test_profiles_on_demand_wait_to_be_asked_for(machine, front):
     assert rows(machine)["later"]["state"] == "waiting"
     machine.environ["LMCTL_GATEWAY__ENABLED"] = "false"
     assert 'later: start = "on-demand" counts as "manual" while the gateway is off' in machine.run("plan").out
+
+
+def test_a_file_of_keys_that_others_can_read_moves_no_engine(machine, two):
+    machine.run("apply")
+    before, config = pids(machine), machine.home / ".config/lmctl"
+    config.mkdir(parents=True)
+    (config / "keys").write_text("a-key-that-nobody-guesses\n")
+    (config / "keys").chmod(0o644)
+    (config / "machine.toml").write_text('[gateway]\napi_keys_file = "keys"\n')
+    number = machine.gateway()
+    assert "error[E-PERM]" in machine.run("apply", code=8).err
+    assert pids(machine) == {**before, "gateway": None}
+    (config / "keys").chmod(0o600)
+    machine.run("apply")
+    assert (status_of(number, "/v1/models"), status_of(number, "/health")) == (401, 200)
+    assert ask(two, "hi") == "Hello from here.", "a profile's own port asks for none, as before"
