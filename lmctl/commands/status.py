@@ -87,7 +87,8 @@ _HEADER = ["PROFILE", "STATE", "MODEL", "SIZE", "PID", "UPTIME", "MEMORY", "REQU
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Show every profile: process, health, memory, requests, address. REQUESTS and TOK/S are of today, since midnight; `lmctl usage` tells of other times."
+    today = "REQUESTS and TOK/S are of today, since midnight; `lmctl usage` tells of other times."
+    parser.description = f"Show every profile: process, health, memory, requests, address. {today}"
     parser.add_argument("profile", nargs="?", metavar="PROFILE", help="one profile; exit 9 when it is not healthy")
 
 
