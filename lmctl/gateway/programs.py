@@ -20,7 +20,7 @@ from lmctl.plan import Change
 from lmctl.resource import Case, Run, Scope, World
 from lmctl.resources import program, weights
 from lmctl.session import Session
-from lmctl.spec import program_id
+from lmctl.spec import Lock, program_id
 
 COMMAND = "lmctl gateway"
 _PATIENCE = 60.0  # seconds to wait for others who change programs: an apply that stops a large model
@@ -61,11 +61,14 @@ class SessionPrograms:
             self._healthy.pop(name, None)
         return await self._aside(self._running)
 
-    def rules(self) -> tuple[Mapping[str, Policy], Fits]:
-        """Return how every declared profile is served, and which of them fit together. Reads the lock; may block."""
+    def rules(self, lock: Lock | None = None) -> tuple[Mapping[str, Policy], Fits]:
+        """Return how every declared profile is served, and which of them fit together.
+
+        Reads the lock where none is given; may block, and raise what reading it does.
+        """
         session = self.session
-        declaration, hardware = session.declaration, session.host.hardware
-        return policies(session), memory.fits(declaration, session.lock(), hardware)
+        lock = session.lock() if lock is None else lock
+        return policies(session), memory.fits(session.declaration, lock, session.host.hardware)
 
     def close(self) -> None:
         """Await nothing any more; programs that are starting go on doing so."""
@@ -151,9 +154,9 @@ def policies(session: Session) -> Mapping[str, Policy]:
 
 
 def _bare(session: Session, daemon: Daemon) -> Case:
-    """Return a case that knows the declaration and these programs: no file is looked at for it."""
+    """Return a case that knows the declaration and these programs: no file is looked at for it, the lock neither."""
     host = session.host
-    return Case(session.declaration, session.lock(), World(daemon=daemon, hardware=host.hardware, now=host.now()))
+    return Case(session.declaration, Lock(), World(daemon=daemon, hardware=host.hardware, now=host.now()))
 
 
 def _sleeps(change: Change, want: Desired, case: Case) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+from lmctl.errors import LmctlError
 from lmctl.gateway.app import Gateway
 from lmctl.gateway.control import Control
 from lmctl.gateway.keeper import Keeper
 from lmctl.gateway.programs import SessionPrograms
 from lmctl.gateway.state import State
+from lmctl.spec import Lock
 from lmctl.usage.recorder import Recorder
 from lmctl.usage.rows import Row
 
@@ -23,16 +26,26 @@ class Resident:
         self._first, self._recorder, self._counts = first, recorder, True
         self.app = Gateway(first.rules, first.routes, self._keeper, self._note)
 
-    async def begin(self) -> None:
-        """Take on what is declared, and let other commands ask. Raises what reading the lock does."""
-        await self.follow(self._first)
+    async def begin(self, say: Callable[[str], None]) -> None:
+        """Take on what is declared, and let other commands ask.
+
+        A lock that cannot be read is told: what runs is served without it, and nothing is started.
+        """
+        try:
+            await self.follow(self._first)
+        except LmctlError as error:
+            say(str(error))
+            await self.follow(self._first, Lock())
         await self._control.open()
 
-    async def follow(self, state: State) -> None:
-        """Go by another state from now on: requests under way keep theirs. Raises as `begin`, and nothing changes."""
+    async def follow(self, state: State, lock: Lock | None = None) -> None:
+        """Go by another state from now on: requests under way keep theirs.
+
+        Raises what reading the lock does where none is given, and nothing changes.
+        """
         before, self._programs.session = self._programs.session, state.session
         try:
-            policies, fits = await asyncio.to_thread(self._programs.rules)
+            policies, fits = await asyncio.to_thread(self._programs.rules, lock)
         except BaseException:
             self._programs.session = before
             raise

@@ -252,7 +252,7 @@ async def serve(first: State, front: socket.socket, recorder: Recorder, look: Lo
     doors = Doors(configured(resident.app, first.drain))
     following = asyncio.ensure_future(_follow(resident, doors, first, front, look, say))
     try:
-        await resident.begin()
+        await resident.begin(say)
         await doors.serve([])
     finally:
         following.cancel()

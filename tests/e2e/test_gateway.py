@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import urllib.error
@@ -114,6 +115,30 @@ def test_a_profile_that_is_stopped_is_503_and_one_that_starts_again_answers(mach
     assert (status, said["error"]["code"]) == (503, "model_not_running")
     machine.run("start", "hello")
     assert front.get("/v1/chat/completions", body, Content_Type="application/json")[0] == 200
+
+
+def test_a_lock_that_cannot_be_read_keeps_nobody_from_what_runs(machine, port):
+    machine.hello()
+    number = machine.gateway()
+    declared(machine, port())
+    machine.run("stop", "gateway")
+    machine.run("apply")
+    lock, pid = machine.folder / "localmodels.lock", machine.profiles()["hello"]["pid"]
+    good = lock.read_bytes()
+    lock.write_text("<<<<<<< HEAD\n")
+    process = machine.start("gateway")
+    try:
+        assert process.stderr.readline() == f"http://127.0.0.1:{number}/v1 answers for hello\n"
+        assert "localmodels.lock" in process.stderr.readline()
+        front = Front(process, number)
+        body = json.dumps({"messages": HELLO, "max_tokens": 32}).encode()
+        assert front.get("/v1/chat/completions", body, Content_Type="application/json")[0] == 200
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: front.get("/v1/chat/completions", body, Content_Type="application/json")[0] == 200)
+    finally:
+        lock.write_bytes(good)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
 
 
 def test_F85_a_foreign_host_reaches_nothing(front):
