@@ -104,6 +104,8 @@ class SessionPrograms:
                     self._turn.release()
                     try:
                         yield
+                        if self._stop.is_set():  # who has the lock now may wait for this process to end
+                            raise LmctlError("E-INTERRUPTED", "the gateway ends", fix="`lmctl apply` goes on with it")
                     finally:
                         self._turn.acquire()
 
