@@ -112,8 +112,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether the answer ended where it said, and the engine keeps the connection."""
-        return self._complete and not self.lost and self._broken is None and self._stays
+        """Whether the answer ended where it said and was read so far, and the engine keeps the connection."""
+        return self._complete and self._stays and not (self.lost or self._paused) and self._broken is None
 
     @property
     def untouched(self) -> bool:

@@ -274,14 +274,18 @@ async def _follow(
             say(told)
         said = told
         await asyncio.sleep(_LOOK)
-        found = await asyncio.to_thread(look)
-        if found is not None:
-            try:
+        try:
+            found = await asyncio.to_thread(look)
+            if found is not None:
                 await resident.follow(found)
-            except LmctlError as error:
-                say(f"everything stays as it was: {error}")
-                continue
-            state = found
+        except LmctlError as error:
+            say(f"everything stays as it was: {error}")
+        except Exception as error:  # a bug must not end the following of edits
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "an edit is not followed", "exception": error}
+            )
+        else:
+            state = found or state
             doors.config.timeout_graceful_shutdown = _whole(state.drain)
 
 

@@ -70,6 +70,7 @@ class Pool:
         self.name = (named if port == (443 if tls else 80) else f"{named}:{port}").encode()
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
+        self._closed = False
         self._heads: dict[tuple[bytes, bytes, Headers], bytes] = {}
 
     async def ask(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Exchange:
@@ -110,7 +111,7 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next request where it can be used again, else close it."""
-        if connection.reusable and len(self._idle) < _KEPT:
+        if connection.reusable and len(self._idle) < _KEPT and not self._closed:
             connection.since = self._loop.time()
             self._idle.append(connection)
         else:
@@ -118,6 +119,7 @@ class Pool:
 
     def close(self) -> None:
         """Close the idle connections; those in use end with their requests."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,3 +167,38 @@ def test_what_is_kept_goes_out_before_what_is_kept_next():
         return below.data
 
     assert asyncio.run(main()) == b"the head of one answer, and of another one"
+
+
+def test_edits_are_followed_also_after_a_look_at_them_failed_unexpectedly(monkeypatch):
+    """A bug is reported, and ends nothing: the next edit is seen."""
+    monkeypatch.setattr(server, "_LOOK", 0.01)
+    state: Any = SimpleNamespace(addresses=(("127.0.0.1", 1),), drain=9.0)
+    looks: list[Any] = [RuntimeError("a bug"), state]
+    reported: list[str] = []
+
+    def look() -> Any:
+        found = looks.pop(0) if looks else None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def nothing(*_: object) -> None:
+        """Listen nowhere."""
+
+    async def main() -> None:
+        followed = asyncio.Event()
+
+        async def follow(found: Any) -> None:
+            assert found is state
+            followed.set()
+
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: reported.append(str(told["exception"])))
+        doors: Any = SimpleNamespace(started=True, listen=nothing, follow=nothing, shut={}, config=SimpleNamespace())
+        resident: Any = SimpleNamespace(follow=follow)
+        front: Any = None
+        following = asyncio.ensure_future(server._follow(resident, doors, state, front, look, reported.append))
+        await asyncio.wait_for(followed.wait(), 10)
+        following.cancel()
+
+    asyncio.run(main())
+    assert reported == ["a bug"]

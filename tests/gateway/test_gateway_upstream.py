@@ -8,7 +8,7 @@ import contextlib
 import pytest
 from fakes.raw_engine import OK, answering, engine, request
 
-from lmctl.gateway.connection import HEADERS, Broken
+from lmctl.gateway.connection import HEADERS, Broken, Connection
 from lmctl.gateway.upstream import Pool, Unreachable
 
 
@@ -186,3 +186,52 @@ def test_a_slow_client_does_not_fill_the_memory():
             return stalled
 
     assert asyncio.run(main()) < 32 << 20
+
+
+def test_a_connection_of_a_pool_that_was_closed_meanwhile_ends_with_its_request():
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request(reader)
+            writer.write(OK)
+            await reader.read()
+            ended.set()
+
+        async with engine(talk) as (pool, _):
+            async with await pool.ask(b"POST", b"/v1/x", (), b"{}") as exchange:
+                pool.close()
+                assert await exchange.body(9) == b"{}"
+            await asyncio.wait_for(ended.wait(), 5)
+
+    asyncio.run(main())
+
+
+class Deaf(asyncio.Transport):
+    """A transport on which nobody is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = True
+
+    def write(self, data: object) -> None:
+        """Nobody hears it."""
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+
+@pytest.mark.parametrize("size", [9, 1 << 20])
+def test_a_connection_on_which_reading_was_paused_for_an_answer_that_nobody_read_is_not_used_again(size):
+    async def main() -> bool:
+        transport, connection = Deaf(), Connection(asyncio.get_running_loop())
+        connection.connection_made(transport)
+        connection.send(b"")
+        connection.data_received(b"HTTP/1.1 500 Oops\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+        assert connection.reusable <= transport.reads
+        return connection.reusable
+
+    assert asyncio.run(main()) is (size == 9)
