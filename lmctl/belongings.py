@@ -17,7 +17,7 @@ _PROGRAM = r"(p-[0-9a-f]{12}|gateway|watch)"
 _TELLING = r"ledger\.db.*|supervisord\.(conf|lock|pid)|trust\.json|apply\.lock|lmctl\.log.*|undeclared\.(json|lock)"
 _FILES = re.compile(
     rf"({_TELLING}|lock|watch\.(lock|json)|gateway\.lock|launch|service|[sg]\.sock|usage\.db.*|supervisord\.(conf\.edited(\.[0-9])?|log.*)|{_TEMPORARY}"
-    rf"|programs/({_PROGRAM}\.json|{_TEMPORARY})|logs/{_PROGRAM}\.log.*|(starts|keys)/{_PROGRAM}"
+    rf"|programs/({_PROGRAM}\.json|{_TEMPORARY})|logs/{_PROGRAM}\.log.*|(starts|keys)/({_PROGRAM}|{_TEMPORARY})"
     rf"|snapshots/\.?[1-9][0-9]*/.+|declaration/(localmodels\.(toml|lock)|{_TEMPORARY}))",
     re.DOTALL,
 )

@@ -244,7 +244,7 @@ class Session:
 
     def tidy(self) -> None:
         """Remove what killed runs left half written; whoever calls holds the declaration's lock."""
-        for folder in (self.state, self.state / "programs", self.record.parent):
+        for folder in (self.state, self.state / "programs", self.state / "keys", self.record.parent):
             remove_left(folder)
         remove_left(self.declaration.folder, {path.name for path in lock_paths(self.declaration)})
 

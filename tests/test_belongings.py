@@ -19,11 +19,14 @@ OURS = (
     ),
     *("launch", "service", "s.sock", "lmctl.log", "lmctl.log.1", "undeclared.json", "undeclared.lock", ".x.17.tmp"),
     *("programs/p-0123456789ab.json", "programs/.p.json.17.tmp", "logs/p-0123456789ab.log.2", "starts/p-0123456789ab"),
+    *("g.sock", "gateway.lock", "watch.lock", "watch.json", "usage.db", "usage.db.corrupt-17", "usage.db-wal"),
+    *("programs/gateway.json", "logs/watch.log", "keys/p-0123456789ab", "keys/.p-0123456789ab.17.tmp"),
     *("snapshots/17/profiles/a b.toml", "snapshots/.17/x", "declaration/localmodels.lock", "snapshots/3", "logs"),
 )
 THEIRS = (
     "notes",
     "programs/x.json",
+    "keys/mine",
     "logs/mine.log",
     "snapshots/x",
     "lock/x",

@@ -139,3 +139,12 @@ def test_looking_writes_nothing(make, home):
     assert [path for path in sorted(home.rglob("*")) if ".local" in path.parts] == [
         path for path in before if ".local" in path.parts
     ]
+
+
+def test_keys_that_a_killed_run_left_half_written_go(make):
+    session = make()
+    left = session.state / "keys" / ".p-0123456789ab.999999999.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("0123")
+    session.tidy()
+    assert not left.exists()

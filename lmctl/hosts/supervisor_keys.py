@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lmctl.paths import disk_error, make_private, read_own, write_atomic
 
 _FOLDER = "keys"
 _KEY = re.compile(rb"[0-9a-f]{64}\n")
+_OURS = re.compile(r"p-[0-9a-f]{12}")
 
 
 def name(program: str) -> str:
@@ -41,14 +41,14 @@ def make(folder: Path, programs: Collection[str]) -> None:
     for program in sorted(programs):
         if not sound(folder, program):
             make_private(folder / _FOLDER)
-            write_atomic(folder / name(program), f"{secrets.token_hex(32)}\n".encode())
+            write_atomic(folder / name(program), f"{os.urandom(32).hex()}\n".encode())
 
 
 def sweep(folder: Path, stays: Collection[str]) -> None:
-    """Remove the keys of all programs but those. Raises E-PERM or E-IO."""
+    """Remove the keys of all programs but those; what is no program's stays. Raises E-PERM or E-IO."""
     try:
         for entry in os.scandir(folder / _FOLDER):
-            if entry.name not in stays and not entry.name.startswith("."):
+            if entry.name not in stays and _OURS.fullmatch(entry.name):
                 Path(entry.path).unlink(missing_ok=True)
     except FileNotFoundError:
         return

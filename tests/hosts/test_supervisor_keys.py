@@ -61,3 +61,11 @@ def test_a_key_goes_with_its_program_or_when_none_is_demanded_any_more(stack: Su
     stack.supervisor.make_keys([ID])
     stack.up(stack.spec("code", version=2), replace=("code",))
     assert not list(folder.iterdir())
+
+
+def test_what_is_no_program_s_key_stays_among_them(tmp_path: Path) -> None:
+    supervisor_keys.make(tmp_path, [ID, program_id("chat")])
+    (tmp_path / "keys" / "clients").write_text("somebody's own")
+    (tmp_path / "keys" / "more").mkdir()
+    supervisor_keys.sweep(tmp_path, {ID})
+    assert {path.name for path in (tmp_path / "keys").iterdir()} == {ID, "clients", "more"}
