@@ -24,8 +24,7 @@ def stand_in(folders: Folders) -> Path:
     file = alone(folders)
     if not file.exists():
         make_private(file.parent)
-        # what nobody declared is asked where it listens: no other port is taken for it
-        write_atomic(file, f'version = 1\nname = "{NAME}"\n\n[gateway]\nenabled = false\n'.encode())
+        write_atomic(file, f'version = 1\nname = "{NAME}"\n'.encode())
     return file
 
 

@@ -181,7 +181,9 @@ def load_declaration(request: Request, folders: Folders, environ: Mapping[str, s
         found = load_written(request, folders, environ, hardware)
         if error.code == "E-EMPTY" and not adhoc.profiles(folders, found.name):
             raise
-    return _with_undeclared(found, request, folders, environ, hardware)
+    found = _with_undeclared(found, request, folders, environ, hardware)
+    # what nobody declared is asked where it listens: no other port is taken for it
+    return replace(found, front=replace(found.front, enabled=False)) if found.name == adhoc.NAME else found
 
 
 def _instead(request: Request, folders: Folders, error: LmctlError) -> Request:
