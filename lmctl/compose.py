@@ -140,7 +140,8 @@ def make_context(options: Options, environ: Mapping[str, str], colour: Literal["
         named = file or options.config
         request = Request(options.directory, named, options.sets, options.elsewhere, empty, earlier)
         try:
-            return (load_written if written else load_declaration)(request, folders, environ, hardware())
+            found = (load_written if written else load_declaration)(request, folders, environ, hardware())
+            return replace(found, sets=options.sets) if options.sets else found
         except LmctlError as error:
             raise _placed(error, last_resort(request, folders, environ)) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 
 from lmctl import addresses
@@ -61,7 +61,7 @@ def make(name: str, declaration: Declaration, environ: Mapping[str, str] = NOTHI
 
     Raises E-BIND for a gateway that others reach and that asks for no key.
     """
-    argv = ("{python}", "-P", "-m", "lmctl", "--config", str(declaration.file), name)
+    argv = ("{python}", "-P", "-m", "lmctl", "--config", str(declaration.file), *_sets(declaration), name)
     bind = declaration.machine.bind if name == GATEWAY else ""
     if bind:
         refuse_open(declaration)
@@ -83,6 +83,14 @@ def make(name: str, declaration: Declaration, environ: Mapping[str, str] = NOTHI
     fields: dict[str, Json] = {"start by itself": True, "stop_timeout": float(spec.stop_seconds), "listen": spec.listen}
     fields |= {"inherits": ", ".join(keys)} if keys else {}
     return Service(stand_in(name), spec, fields, Probe() if bind else None)
+
+
+def _sets(declaration: Declaration) -> Iterator[str]:
+    """Yield the `--set` of the run as these programs are given them, but for secrets."""
+    for text in declaration.sets:
+        key, _, value = text.partition("=")
+        if hidden(value, key) == value:
+            yield from ("--set", text)
 
 
 def stand_in(name: str) -> Profile:

@@ -188,6 +188,7 @@ class Declaration:
     untrusted: tuple[str, ...] = ()  # the names of the others: they are asked nothing
     router: Router | None = None
     accounts: Accounts = Accounts()
+    sets: tuple[str, ...] = ()  # the `--set` of this run: what lmctl's own programs see has to agree with it
     prune_auto: bool = True
     prune_after: float = 7 * 86400.0
     machine: Machine = Machine()

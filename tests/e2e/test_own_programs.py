@@ -220,6 +220,15 @@ def test_a_second_gateway_is_refused_in_one_line(machine, front):
     assert "set `enabled = true` in [gateway]" in error(machine.run("gateway", code=64))
 
 
+def test_what_a_run_overrides_counts_for_the_gateway_as_well(machine, two, port):
+    machine.gateway()
+    words = ("--set", f"gateway.port={(number := port())}", "--set", 'profiles.world.aliases=["other"]')
+    machine.run(*words, "apply")
+    assert named(number, "other") == "Hello from here."
+    assert machine.run(*words, "plan").out.startswith("Nothing to do")
+    assert "program:gateway" in machine.run("plan").out
+
+
 def test_a_run_about_one_profile_brings_the_gateway_that_it_is_reached_by(machine, two):
     machine.gateway()
     machine.run("apply", "hello")
