@@ -81,7 +81,7 @@ LAYERS = (
     ("command",),
     ("progress", "asking"),
     ("acting",),
-    ("doctor", "telling"),
+    ("doctor", "telling", "past_sessions"),
     ("all_commands",),  # names and help lines; it imports a command when that one runs
     ("arguments",),
     ("commands",),

@@ -7,15 +7,18 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmctl.acting import session
 from lmctl.command import Context
 from lmctl.errors import LmctlError
 from lmctl.mutex import exclusive
+from lmctl.past_sessions import in_force
 from lmctl.result import Result
 from lmctl.session import Session
 
 if TYPE_CHECKING:
     from lmctl.gateway.state import State
+
+
+_Stat = tuple[int, int, int] | None  # when a file changed last, its size and its number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +36,7 @@ def run(context: Context, args: argparse.Namespace) -> Result:
     from lmctl.gateway.server import listener, serve
     from lmctl.usage.recorder import Recorder
 
-    current = session(context)
+    current = in_force(context)
     current.refuse_foreign_name()
     if not current.declaration.front.enabled:
         raise LmctlError("E-USAGE", "the gateway is off", fix="set `enabled = true` in [gateway]")
@@ -64,22 +67,21 @@ class _Follower:
         self._context, self._made, self._said = context, state.of, ""
         self._noted: tuple[str, ...] = ()
         self.state = self._made(current, context.environ, offline=context.options.offline)
-        self._seen = self._signature()
+        self._seen: dict[Path, _Stat] = {}  # nothing: what changed since it was read shows at the first look
 
     def look(self) -> State | None:
         """Return a new state, None while nothing changed. What cannot be read leaves the last, and is said once."""
-        seen = self._signature()
+        seen = {path: _stat(path) for path in self.state.files}
         if seen == self._seen:
             return None
         self._seen = seen
         try:
-            found, offline = session(self._context), self._context.options.offline
+            found, offline = in_force(self._context), self._context.options.offline
             self.state = self._made(found, self._context.environ, offline=offline)
         except LmctlError as error:
             self.say(f"everything stays as it was: {error}")
             return None
         self._said = ""
-        self._seen = self._signature()  # of the files that it reads now
         self.note()
         return self.state
 
@@ -96,11 +98,8 @@ class _Follower:
             self._context.err.write(f"{text}\n")
             self._context.err.flush()
 
-    def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stat(path) for path in self.state.files)
 
-
-def _stat(path: Path) -> tuple[int, int, int] | None:
+def _stat(path: Path) -> _Stat:
     try:
         found = path.stat()
     except OSError:

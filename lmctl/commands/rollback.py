@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from lmctl import generations, lock_reader, plan, snapshots
+from lmctl import generations, plan
 from lmctl.acting import reconciling, standing, told
 from lmctl.arguments import within
 from lmctl.asking import asked
 from lmctl.command import Context
 from lmctl.errors import REFUSED, LmctlError, Problem
 from lmctl.generations import Generation
+from lmctl.past_sessions import earlier
 from lmctl.plan import Plan
 from lmctl.reconcile import Wish, make_plan
 from lmctl.record import replace
@@ -70,17 +71,10 @@ def _refusal(context: Context, number: int) -> Problem | None:
 
 def _session(context: Context, now: Session, number: int) -> Session:
     """Return the session of the declaration as it was, with the lock of then. Raises what is wrong with it today."""
-    files = snapshots.read(now.state, number)
-    lock = lock_reader.parse(files.pop(snapshots.LOCK), snapshots.LOCK)
     try:
-        declaration = context.declaration(file=now.declaration.file, earlier=files)
+        return earlier(context, now, number)
     except LmctlError as error:
         raise _of(error, number) from error
-    if declaration.name != now.declaration.name:
-        what = f"generation {number} belongs to the declaration {declaration.name!r}"
-        raise LmctlError("E-USAGE", what, fix="choose another generation")
-    session = Session.of(declaration, context.folders, context.host(declaration))
-    return replace(session, pinned=lock)
 
 
 def _of(error: LmctlError, number: int) -> LmctlError:

@@ -84,7 +84,7 @@ def _engine_keys(files: Mapping[str, Path]) -> dict[str, bytes]:
 def _files(session: Session) -> tuple[Path, ...]:
     declaration, state = session.declaration, session.state
     files = (declaration.file, *(declaration.folder / name for name in declaration.sources))
-    own = (state / "trust.json", state / "programs", state / "keys")
+    own = (state / "trust.json", state / "programs", state / "keys", session.ledger.path)  # which knows of rollbacks
     named = (declaration.front.keys_file, *(cloud.key_file for cloud in declaration.clouds))
     keys = tuple(path for path in named if path is not None)
     folders = dict.fromkeys(path.parent for path in files)

@@ -32,6 +32,12 @@ def status_of(port: int, path: str, **headers: str) -> int:
         return 0
 
 
+def models(port: int) -> set[str]:
+    """Return the models that a gateway lists."""
+    with _OPENER.open(f"http://127.0.0.1:{port}/v1/models", timeout=60) as answer:
+        return {one["id"] for one in json.load(answer)["data"]}
+
+
 def named(port: int, model: str) -> str:
     """Return what a model answers by its name at the gateway's own port."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 32}).encode()
@@ -227,6 +233,32 @@ def test_what_a_run_overrides_counts_for_the_gateway_as_well(machine, two, port)
     assert named(number, "other") == "Hello from here."
     assert machine.run(*words, "plan").out.startswith("Nothing to do")
     assert "program:gateway" in machine.run("plan").out
+
+
+def test_the_gateway_answers_for_what_a_rollback_brought_back(machine, front, port):
+    number, own = front
+    machine.declare(profile("hello", path="hello.gguf", port=(other := port())))
+    machine.run("apply")
+    until(lambda: status_of(other, "/health") == 200)
+    machine.run("rollback", "1", "--yes")
+    until(lambda: status_of(own, "/health") == 200)  # it looks once a second
+    assert ask(own, "hi") == named(number, "world") == "Hello from here."
+    until(lambda: status_of(other, "/health") == 0)
+    machine.run("apply")
+    until(lambda: status_of(other, "/health") == 200 and status_of(own, "/health") == 0)
+    assert ask(other, "hi") == "Hello from here."
+
+
+def test_a_broken_file_keeps_no_rollback_from_being_answered_for(machine, front):
+    file = machine.folder / "localmodels.toml"
+    file.write_text(file.read_text().replace("[profiles.world]", "[profiles.renamed]"))
+    machine.run("apply")
+    file.write_text("[broken")
+    machine.run("rollback", "1", "--yes")
+    until(lambda: "world" in models(front[0]))
+    os.kill(pids(machine)["gateway"], signal.SIGKILL)
+    until(lambda: status_of(front[0], "/health") == 200)
+    assert named(front[0], "world") == "Hello from here."
 
 
 def test_a_run_about_one_profile_brings_the_gateway_that_it_is_reached_by(machine, two):
