@@ -50,7 +50,8 @@ def run(context: Context, args: argparse.Namespace) -> Result:
 def _known(current: Session, days: int) -> Known:
     path = database.path(current.state)
     last = {name: one.last_at for (name,), one in sums.read(path, ("model",)).items() if one.last_at is not None}
-    return Known(last, sums.first(path), current.host.now(), days * _DAY)
+    counts, uncountable = current.declaration.accounts.enabled, frozenset(metering.uncountable(current.declaration))
+    return Known(last, sums.first(path), current.host.now(), days * _DAY, counts, uncountable)
 
 
 def _chosen(args: argparse.Namespace, current: Session, models: Sequence[Model]) -> list[Model]:
@@ -168,8 +169,13 @@ def _text(models: Sequence[Model], known: Known, style: Style) -> str:
     unused = sum(model.size or 0 for model in models if model.status != "active")
     total = sum(model.size or 0 for model in models)
     lines += [f"{human_bytes(unused)} of {human_bytes(total)} are stale or undeclared."]
-    if known.since is None:
+    if not known.counts:
+        lines.append(style.dim("note: `[usage] enabled` is false, so it is not known what is used"))
+    elif known.since is None:
         lines.append(style.dim("note: no request was counted yet, so it is not known what is used"))
+    if known.counts and known.uncountable:
+        names = ", ".join(sorted(map(escape, known.uncountable)))
+        lines.append(style.dim(f"note: without the gateway it is not known whether {names} is used"))
     return "\n".join(lines) + "\n"
 
 

@@ -40,12 +40,17 @@ class Model:
 
 @record
 class Known:
-    """What usage.db tells: when each model was last used, and since when requests are counted (None: never)."""
+    """What usage.db tells: when each model was last used, and since when requests are counted (None: never).
+
+    `counts`: whether they are counted now; `uncountable` are profiles whose requests never are.
+    """
 
     last: Mapping[str, float]
     since: float | None
     now: float
     threshold: float  # seconds
+    counts: bool = True
+    uncountable: frozenset[str] = frozenset()
 
 
 def name_of(artifact: str) -> str:
@@ -72,7 +77,7 @@ def advice(model: Model) -> str | None:
     """Return what a person could do about a model, None where nothing is to be done."""
     if model.size is None or (model.status == "active"):
         return None
-    since = "no request for it was ever counted" if model.idle is None else f"unused for {_days(model.idle)}"
+    since = "not known whether it is used" if model.idle is None else f"unused for {_days(model.idle)}"
     size = human_bytes(model.size)
     if model.status == "stale":
         where = ", ".join(map(escape, model.files)) or "another file"
@@ -112,6 +117,8 @@ def _idle(artifact: str, rows: list[Owned], using: list[Profile], known: Known) 
     """Return the days without use, and when the last one was. What is beside a model is used with it."""
     names = {name_of(artifact), *(model_name(profile) for profile in using)}
     last = max((known.last[name] for name in names if name in known.last), default=None)
+    if not known.counts or any(profile.name in known.uncountable for profile in using):
+        return None, last
     if last is None and known.since is None:
         return None, None
     here = max((row.acquired_at for row in rows), default=0.0)

@@ -270,6 +270,29 @@ def test_cleanup_removes_what_is_stale_and_undeclared_and_nothing_else(declared,
     assert (declared.folder / "hello.gguf").exists()
 
 
+def test_what_is_not_counted_any_more_is_not_stale(declared, downloaded):
+    record(declared, 60, model=NAME)
+    record(declared, 60)
+    declared.environ["LMCTL_USAGE__ENABLED"] = "false"
+    data = declared.run("cleanup", "--json").data
+    jsonschema.validate(data, CLEANUP)
+    assert [(model["idle_days"], model["stale"]) for model in data["models"]] == [(None, False)] * 2
+    assert "`[usage] enabled` is false" in declared.run("cleanup").out
+    declared.run("--yes", "cleanup", "--remove-stale")
+    assert downloaded.exists()
+
+
+def test_a_model_that_is_used_uncounted_is_not_called_stale(machine):
+    machine.declare(profile("own", backend="command", command=["serve", "{port}"], path="own.gguf", start="manual"))
+    machine.hello(file="own.gguf")
+    machine.run("--yes", "trust")
+    record(machine, 60)
+    machine.run("apply", code=None)
+    (model,) = machine.run("cleanup", "--json").data["models"]
+    assert (model["idle_days"], model["stale"], model["status"]) == (None, False, "active")
+    assert "without the gateway it is not known whether own is used" in machine.run("cleanup").out
+
+
 def test_cleanup_by_name_works_where_nothing_is_declared_and_by_age_does_not(machine, hub):
     hub.add(REPO, {FILE: hello("Hello from the Hub.")})
     machine.run("download", REPO, "--quant", "Q4_K_M")
