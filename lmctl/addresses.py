@@ -61,11 +61,12 @@ def kept(declaration: Declaration, daemon: Daemon, memory: Memory) -> Mapping[st
     return {name: port for name, port in ports.items() if first <= port <= last}
 
 
-def settled(declaration: Declaration, daemon: Daemon, memory: Memory) -> bool:
-    """Whether every program has its address, so that none has to be chosen or taken."""
-    has = kept(declaration, daemon, memory)
+def unsettled(declaration: Declaration, daemon: Daemon, memory: Memory) -> range:
+    """Return the ports of which one has to be chosen or taken; none where every program has its address."""
+    has, (first, last) = kept(declaration, daemon, memory), declaration.engine_ports
     needs = (p.name for p in declaration.profiles if p.port is None or behind(declaration, p))
-    return all(name in has for name in needs) and (not declaration.front.enabled or GATEWAY in daemon.specs)
+    settled = all(name in has for name in needs) and (not declaration.front.enabled or GATEWAY in daemon.specs)
+    return range(0) if settled else range(first, last + 1)
 
 
 def _next(free: Iterator[int]) -> int:

@@ -223,6 +223,9 @@ class Processes(Protocol):
 
     def listener(self, port: int) -> Listener | None: ...
 
+    # those of some ports at which something listens
+    def busy(self, ports: range) -> frozenset[int]: ...
+
     # which of `roots` a process is or descends from, the nearest one; None when it is none of theirs, or ended
     def root(self, pid: int, roots: Collection[int]) -> int | None: ...
 

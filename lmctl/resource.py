@@ -93,7 +93,7 @@ class World:
     let_go: Mapping[str, tuple[str, ...]] = NOTHING  # content path -> programs that have it open and are removed first
     shared: frozenset[str] = frozenset()  # owned paths whose content has another name (a hard link)
     environ: Mapping[str, str] = NOTHING  # what lmctl's own programs are given of this process's environment
-    taken_ports: Mapping[int, str] = NOTHING  # of other declarations' programs, with the declaration's name
+    taken_ports: Mapping[int, str] = NOTHING  # with the name of the declaration whose program has it, else empty
     strays: tuple[Stray, ...] = ()
     owned: Mapping[str, Owned] = NOTHING  # the ledger's rows by path
 

@@ -144,10 +144,10 @@ class Session:
         return {one.file.sha256: count for one in missing if (count := self.host.store.received(one))}
 
     def _taken_ports(self, daemon: Daemon, memory: Memory) -> Mapping[int, str]:
-        """Look at other declarations' ports only where one has to be chosen or taken."""
-        if addresses.settled(self.declaration, daemon, memory):
-            return {}
-        return neighbours.ports(self.folders.state, self.record.parent, self.record)
+        """Look at who has which port only where one has to be chosen or taken."""
+        ports = addresses.unsettled(self.declaration, daemon, memory)
+        busy = dict.fromkeys(self.host.processes.busy(ports), "") if ports else {}
+        return busy | neighbours.ports(self.folders.state, self.record.parent, self.record) if ports else busy
 
     def _with_users(self, case: Case) -> Case:
         """Ask who else uses the candidates for pruning: only for those, it means looking at every process."""

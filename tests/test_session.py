@@ -10,7 +10,7 @@ import pytest
 from declarations import LINUX, PRELUDE, Place
 from worlds import artifact
 
-from lmctl import adhoc, lockfile
+from lmctl import addresses, adhoc, lockfile
 from lmctl.errors import LmctlError
 from lmctl.host import Daemon, Found
 from lmctl.record import replace
@@ -34,7 +34,9 @@ def make(tmp_path, home):
             store=store,
             supervisor=SimpleNamespace(observe=lambda: Daemon(None, {}, {})),
             engines=SimpleNamespace(find=lambda backend: None),
-            processes=SimpleNamespace(holders=lambda paths: dict.fromkeys(paths, ())),
+            processes=SimpleNamespace(
+                holders=lambda paths: dict.fromkeys(paths, ()), busy=lambda ports: frozenset({ports[0]})
+            ),
             hardware=LINUX,
             environ={},
             now=lambda: 100.0,
@@ -148,3 +150,9 @@ def test_keys_that_a_killed_run_left_half_written_go(make):
     left.write_text("0123")
     session.tidy()
     assert not left.exists()
+
+
+def test_a_port_at_which_a_stranger_listens_is_not_chosen(make):
+    case = make().look(Scope())
+    assert case.world.taken_ports == {28000: ""}
+    assert addresses.listens(case) == {"code": "127.0.0.1:28001"}

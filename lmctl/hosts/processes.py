@@ -50,6 +50,10 @@ class LocalProcesses:
             return None
         return Listener(pid, _name(pid) if pid else "")
 
+    def busy(self, ports: range) -> frozenset[int]:
+        """Return those of some ports at which something listens."""
+        return sockets.busy(ports)
+
     def root(self, pid: int, roots: Collection[int]) -> int | None:
         """Return which of `roots` a process is or descends from, the nearest one; None where there is none."""
         return next((above for above in pids.lineage(pid) if above in roots), None)

@@ -114,6 +114,14 @@ def owner(port: int) -> tuple[bool, int | None]:
     return True, next((found.pid for found in pids.every() if held_by(found.pid, inodes)), None)
 
 
+def busy(ports: range) -> frozenset[int]:
+    """Return those of some ports at which something listens, at whatever address."""
+    if not pids.LINUX:
+        return frozenset(filter(_accepts, ports))
+    lines = (line for table in ("tcp", "tcp6") for line in _listeners(f"/proc/net/{table}"))
+    return frozenset(int(line[1].partition(b":")[2], 16) for line in lines).intersection(ports)
+
+
 def _belongs_psutil(port: int, root: int) -> bool | None:
     if any(_listens(pid, port) for pid in pids.tree(root)):
         return True
