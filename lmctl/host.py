@@ -260,6 +260,9 @@ class Desk(Protocol):
     # Nothing where no gateway runs
     def drained(self, profiles: Collection[str], seconds: float) -> AbstractContextManager[None]: ...
 
+    # returns once it goes by what is declared and runs now, after a few seconds at the latest
+    def caught_up(self) -> None: ...
+
 
 class Host(Protocol):
     """The outside world of one run; each part is made when it is first asked for."""

@@ -48,6 +48,8 @@ def carry_out(
         return
     with run.unlocked():
         failures |= await_health({name: want for name, want in waiting.items() if name not in failures}, run)
+        if case.declaration.front.enabled:
+            run.host.desk.caught_up()
         _await_fronts([want for name, want in waiting.items() if name not in failures], run)
     _confirm(waiting, failures, run)
     yield from (Outcome(change, failures.get(name)) for name, change in possible.items())

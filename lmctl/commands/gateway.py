@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lmctl.gateway.state import State
 
 
-_Stat = tuple[int, int, int] | None  # when a file changed last, its size and its number
+_Stat = tuple[int, int, int, int] | None  # when a file changed last, its size and its number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +79,7 @@ class _Follower:
             found, offline = in_force(self._context), self._context.options.offline
             self.state = self._made(found, self._context.environ, offline=offline)
         except LmctlError as error:
+            self._seen = {}  # what is missing may be none of these files: it is looked for again
             self.say(f"everything stays as it was: {error}")
             return None
         self._said = ""
@@ -104,4 +105,4 @@ def _stat(path: Path) -> _Stat:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino  # the second one tells of its mode

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from lmctl import local_sockets
 
 _LINE = 64 << 10  # bytes of a request
+FOLLOW = b'{"follow": true}\n'
 _LONGEST = 3600.0  # seconds that requests may take to end
 
 
@@ -29,12 +30,13 @@ class Control:
     """Listens in the state folder `folder`; only its owner gets there.
 
     A client sends one line, `{"drain": [profiles], "seconds": s}`, and is answered `{"drained": true}` once nothing of
-    them is under way, at the latest after so many seconds. New requests wait as long as the client stays connected: one
-    that is killed holds nobody up.
+    them is under way, at the latest after so many seconds. New requests wait as long as it stays connected: one that is
+    killed holds nobody up. Or it sends `{"follow": true}`, and is answered `{"followed": true}` once the gateway
+    goes by what is declared and runs now.
     """
 
-    def __init__(self, folder: Path, drains: Drains) -> None:
-        self._path, self._drains = local_sockets.path(folder, "g"), drains
+    def __init__(self, folder: Path, drains: Drains, follow: Callable[[], Awaitable[None]]) -> None:
+        self._path, self._drains, self._follow = local_sockets.path(folder, "g"), drains, follow
         self._held: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
 
@@ -61,8 +63,11 @@ class Control:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         names: list[str] = []
         try:
-            asked = _asked(await reader.readuntil(b"\n"))
-            if asked is not None:
+            line = await reader.readuntil(b"\n")
+            asked = _asked(line)
+            if line == FOLLOW:
+                await _until_left(reader, lambda: self._followed(writer))
+            elif asked is not None:
                 names, seconds = asked
                 self._held.update(names)
                 await _until_left(reader, lambda: self._drained(names, seconds, writer))
@@ -78,6 +83,11 @@ class Control:
     async def _drained(self, names: list[str], seconds: float, writer: asyncio.StreamWriter) -> None:
         await asyncio.gather(*(self._drains.drain(name, seconds) for name in names))
         writer.write(b'{"drained": true}\n')
+        await writer.drain()
+
+    async def _followed(self, writer: asyncio.StreamWriter) -> None:
+        await self._follow()
+        writer.write(b'{"followed": true}\n')
         await writer.drain()
 
 

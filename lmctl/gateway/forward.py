@@ -168,7 +168,7 @@ def _declined(status: int, visit: Visit) -> None:
     if visit.target.cloud is not None and status in _KEYS:
         message = f"{visit.target.profile} answered {status}: its key is missing, wrong, or may not use that model"
         raise Refused(502, "cloud_refused", message)
-    if visit.spare and (status >= 500 or status == _BUSY):
+    if (visit.spare or visit.declined is not None) and (status >= 500 or status == _BUSY):
         raise broken(visit.target, f"it answered {status}")
 
 

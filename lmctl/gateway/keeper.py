@@ -209,7 +209,8 @@ class Keeper:
         try:
             await self._programs.start(name)
         except Exception as error:
-            self._counted(name).failures += 1
+            if not isinstance(error, Held):
+                self._counted(name).failures += 1
             self._scheduler.failed(name, self._why(name, error), self._loop.time())
         else:
             self._scheduler.started(name, self._loop.time())

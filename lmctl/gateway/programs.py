@@ -23,6 +23,7 @@ from lmctl.session import Session
 from lmctl.spec import Lock, program_id
 
 COMMAND = "lmctl gateway"
+_AGAIN = ("EXITED", "BACKOFF")  # it ended by itself, and supervisord starts it again
 _PATIENCE = 60.0  # seconds to wait for others who change programs: an apply that stops a large model
 _AT_ONCE = 16  # programs that start or stop at the same time
 
@@ -130,6 +131,8 @@ class SessionPrograms:
             process, spec = daemon.processes.get(program_id(profile.name)), daemon.specs.get(program_id(profile.name))
             if process is None or process.pid is None or spec is None or not process.running:
                 self._healthy.pop(profile.name, None)
+                if process is not None and process.state in _AGAIN and not condition.crashed(process):
+                    found[profile.name] = "loading"
                 continue
             if self._healthy.get(profile.name) != process.pid:
                 how = condition.probe_of(_bare(session, daemon), profile.name, spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from lmctl.errors import LmctlError
 from lmctl.gateway.app import Gateway
@@ -22,7 +23,9 @@ class Resident:
     def __init__(self, first: State, recorder: Recorder) -> None:
         self._programs = SessionPrograms(first.session)
         self._keeper = Keeper(self._programs)
-        self._control = Control(first.session.state, self._keeper)
+        self._control = Control(first.session.state, self._keeper, self._caught_up)
+        self._asked: list[asyncio.Future[None]] = []  # of who waits until edits are followed
+        self._woken = asyncio.Event()
         self._first, self._recorder, self._counts = first, recorder, True
         self.app = Gateway(first.rules, first.routes, self._keeper, self._note)
 
@@ -53,6 +56,20 @@ class Resident:
         self._counts, self._recorder.keep = accounts.enabled, accounts.keep
         self._keeper.follow(policies, fits)
         self.app.follow(state.rules, state.routes)
+
+    async def pause(self, seconds: float) -> list[asyncio.Future[None]]:
+        """Let time pass until the next look at edits, less where somebody asks for it; return who is to be told."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        self._woken.clear()
+        asked, self._asked = self._asked, []
+        return asked
+
+    async def _caught_up(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._asked.append(future)
+        self._woken.set()
+        await future
 
     def _note(self, row: Row) -> None:
         if self._counts:

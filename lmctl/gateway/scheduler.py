@@ -79,8 +79,10 @@ class Scheduler(Decisions):
         one = self._served.get(name)
         if one is not None and one.state == "starting":
             one.state, one.changed = "asleep", now
-            one.failing(why, now)
-            self._refuse_all(one, replace(why, retry=one.pause))
+            if why.code != turned_away.HELD:  # who is let go again may be started at once
+                one.failing(why, now)
+                why = replace(why, retry=one.pause)
+            self._refuse_all(one, why)
             self._seen = self._next_look = -NEVER  # perhaps others changed what was counted on
         self._settle(now)
 

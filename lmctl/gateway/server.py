@@ -35,16 +35,16 @@ class Doors(uvicorn.Server):
 
     async def follow(self, addresses: frozenset[Address]) -> None:
         """Listen on these addresses and on no others; what cannot be opened is in `shut`, and tried again."""
-        for address in self._open.keys() - addresses:
-            server = self._open.pop(address)
-            server.close()
-            self.servers.remove(server)
-        self.shut = {}
+        gone, self.shut = self._open.keys() - addresses, {}
         for address in sorted(addresses - self._open.keys()):
             try:
                 await self.listen(address, listener(*address))
             except LmctlError as error:
                 self.shut[address] = str(error)
+        for address in () if self.shut else gone:  # where one cannot be opened, what it may take the place of stays
+            server = self._open.pop(address)
+            server.close()
+            self.servers.remove(server)
 
     async def listen(self, address: Address, open_socket: socket.socket) -> None:
         """Answer on a socket that listens already."""
@@ -120,13 +120,17 @@ async def _follow(
         await asyncio.sleep(0.01)
     await doors.listen(first.addresses[0], front)
     state, said = first, ""
+    asked: list[asyncio.Future[None]] = []
     while True:
         await doors.follow(frozenset(state.addresses))
         told = "; ".join(doors.shut.values())
         if told not in ("", said):
             say(told)
         said = told
-        await asyncio.sleep(_LOOK)
+        for waiting in asked:
+            if not waiting.done():
+                waiting.set_result(None)
+        asked = await resident.pause(_LOOK)
         try:
             found = await asyncio.to_thread(look)
             if found is not None:

@@ -7,6 +7,7 @@ import math
 from lmctl.gateway.demand import Why
 
 _SOON, _LATER = 1.0, 30.0
+HELD = "model_held"
 
 
 def queue_full(name: str, queue: int) -> Why:
@@ -42,7 +43,7 @@ def rival_runs(name: str, rival: str) -> Why:
 
 def held(name: str) -> Why:
     message = f"{name} was stopped by a person: `lmctl start {name}` lets it run again"
-    return Why(503, "model_held", message, _LATER)
+    return Why(503, HELD, message, _LATER)
 
 
 def start_failed(name: str, what: str) -> Why:

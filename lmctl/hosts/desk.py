@@ -29,11 +29,20 @@ class GatewayDesk:
                     self._ask(client, profiles, seconds)
             yield
 
+    def caught_up(self) -> None:
+        """See `host.Desk`."""
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            self._say(client, b'{"follow": true}\n', _MORE)
+
     def _ask(self, client: socket.socket, profiles: Collection[str], seconds: float) -> None:
+        told = json.dumps({"drain": sorted(profiles), "seconds": seconds}).encode() + b"\n"
+        self._say(client, told, seconds + _MORE)
+
+    def _say(self, client: socket.socket, told: bytes, patience: float) -> None:
         if not local_sockets.trusted(self._path):
             return
         client.settimeout(_CONNECT)
         client.connect(str(self._path))
-        client.sendall(json.dumps({"drain": sorted(profiles), "seconds": seconds}).encode() + b"\n")
-        client.settimeout(seconds + _MORE)
+        client.sendall(told)
+        client.settimeout(patience)
         client.recv(1024)

@@ -212,3 +212,18 @@ def test_an_address_that_others_reach_needs_keys(machine, port):
     machine.gateway()
     declared(machine, port(), start="manual")
     assert "E-BIND" in machine.run("gateway", code=65).err
+
+
+def test_keys_that_come_late_and_a_mode_that_is_mended_count_at_once(machine, front):
+    config = machine.home / ".config/lmctl"
+    config.mkdir(parents=True)
+    keys = config / "keys"
+    (config / "machine.toml").write_text(f'[gateway]\napi_keys_file = "{keys}"\n')
+    assert "does not exist" in front.process.stderr.readline()
+    keys.write_text(f"{KEY}\n")
+    keys.chmod(0o644)
+    assert "can be read by others" in front.process.stderr.readline()
+    assert front.get("/v1/models")[0] == 200, "everything stays as it was"
+    keys.chmod(0o600)
+    until(lambda: front.get("/v1/models")[0] == 401)
+    assert front.get("/v1/models", Authorization=f"Bearer {KEY}")[0] == 200

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -132,6 +135,51 @@ def test_a_stream_goes_on_while_the_ports_of_gateway_and_profile_move(fronted, p
     assert (other.status, b"Hello from one." in other.body) == (200, True)
     fronted.finish()
     assert stream.ended().endswith(b"data: [DONE]\n\n")
+
+
+def test_what_is_started_or_declared_anew_is_known_when_the_command_ends(fronted):
+    fronted.finish()
+    fronted.declare(start="on-demand")
+    fronted.machine.run("apply")
+    fronted.machine.run("stop", "one")
+    held = Asking(fronted.port)
+    held.ended()
+    assert (held.status, b"model_held" in held.body) == (503, True)
+    fronted.machine.run("start", "one")
+    back = Asking(fronted.port)
+    back.ended()
+    assert back.status == 200, back.body
+    file = fronted.machine.folder / "localmodels.toml"
+    file.write_text(file.read_text() + profile("three", path="hello.gguf"))
+    fronted.machine.run("apply")
+    new = Asking(fronted.port, model="three")
+    new.ended()
+    assert new.status == 200, new.body
+
+
+def test_F75_an_engine_that_was_killed_is_waited_for_also_where_no_request_starts_it(fronted):
+    fronted.finish()
+    os.kill(pid(fronted), signal.SIGKILL)
+    late = Asking(fronted.port)
+    late.ended()
+    assert late.status == 200, late.body
+
+
+def test_a_port_that_is_taken_leaves_the_gateway_where_it_is(fronted, port: Callable[[], int]):
+    fronted.finish()
+    first, taken = fronted.port, port()
+    local = fronted.machine.folder / "localmodels.local.toml"
+    del fronted.machine.environ["LMCTL_GATEWAY__PORT"]
+    local.write_text(f"[gateway]\nport = {first}\n")
+    fronted.machine.run("apply")
+    with socket.create_server(("127.0.0.1", taken)):
+        local.write_text(f"[gateway]\nport = {taken}\n")
+        log = fronted.machine.state() / "logs/gateway.log"
+        until(lambda: f"cannot listen on 127.0.0.1:{taken}" in log.read_text())
+        still = Asking(first)
+        still.ended()
+        assert still.status == 200
+    until(lambda: listening(taken) and not listening(first))
 
 
 def test_stop_lets_what_is_under_way_end(fronted):

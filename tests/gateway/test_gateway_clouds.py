@@ -211,6 +211,15 @@ def test_a_stream_that_has_waited_is_told_in_a_comment():
     assert said == b': cloud:big\n: x-lmctl-why: fallback: model_loading_timeout\n\ndata: {"a":1}\n\n'
 
 
+@pytest.mark.parametrize("status", [500, 429])
+def test_where_the_cloud_has_an_error_of_its_own_the_first_reason_counts(status):
+    said = answer(f"{status} No\r\ncontent-type: application/json", b'{"error":{"message":"cloud broke"}}')
+    full = Refused(429, "queue_full", "64 requests wait", headers=(("Retry-After", "1"),))
+    client, _ = asked(slots=Full(full), clouds={"big": said})
+    assert (client.status, client.error["code"]) == (429, "queue_full")
+    assert client.headers[b"retry-after"] == b"1"
+
+
 def test_nobody_else_is_asked_once_something_was_answered():
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(SSE + chunk(b'data: {"a":1}\n\n'))
@@ -245,9 +254,10 @@ def test_where_nobody_can_answer_the_first_reason_counts():
     assert (len(world.rows), world.rows[0].status, world.rows[0].target) == (1, 503, "cloud:big")
 
 
-def test_the_last_cloud_says_itself_that_it_is_busy():
+def test_a_cloud_that_is_busy_is_told_beside_the_first_reason():
     client, _ = asked(clouds={"big": BUSY})
-    assert (client.status, client.error["message"]) == (503, "later")
+    assert (client.status, client.error["code"]) == (503, "model_not_running")
+    assert client.error["message"].endswith("cloud:big failed: it answered 503")
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -29,6 +29,10 @@ class Kept:
         self.told.append(f"drain {name} {seconds:g}")
         await self.busy.wait()
 
+    async def follow(self) -> None:
+        self.told.append("follow")
+        await self.busy.wait()
+
     def resume(self, name: str) -> None:
         self.told.append(f"resume {name}")
 
@@ -43,7 +47,7 @@ def folder(home) -> Path:
 def controlled(folder: Path, work: Callable[[Kept, GatewayDesk], Awaitable[None]]) -> list[str]:
     async def main() -> list[str]:
         kept = Kept()
-        control = Control(folder, kept)
+        control = Control(folder, kept, kept.follow)
         await control.open()
         try:
             await work(kept, GatewayDesk(folder))
@@ -151,6 +155,18 @@ def test_what_no_lmctl_says_does_nothing(folder, line):
     assert controlled(folder, work) == []
 
 
+def test_a_command_waits_until_edits_are_followed(folder):
+    async def work(kept: Kept, desk: GatewayDesk) -> None:
+        kept.busy.clear()
+        waiting = asyncio.ensure_future(asyncio.to_thread(desk.caught_up))
+        await until(lambda: kept.told == ["follow"])
+        assert not waiting.done()
+        kept.busy.set()
+        await waiting
+
+    assert controlled(folder, work) == ["follow"]
+
+
 def test_only_the_owner_gets_there(folder):
     async def work(kept: Kept, desk: GatewayDesk) -> None:
         mode = local_sockets.path(folder, "g").stat().st_mode
@@ -163,6 +179,7 @@ def test_only_the_owner_gets_there(folder):
 def test_where_no_gateway_runs_nobody_is_waited_for(folder):
     with GatewayDesk(folder).drained(["chat"], 30):
         pass
+    GatewayDesk(folder).caught_up()
     local_sockets.path(folder, "g").touch()
     with GatewayDesk(folder).drained(["chat"], 30):
         pass
@@ -172,7 +189,7 @@ def test_a_socket_in_a_folder_of_others_is_nobodys(folder):
     folder.chmod(0o755)
 
     async def main() -> None:
-        control = Control(folder, Kept())
+        control = Control(folder, Kept(), Kept().follow)
         await control.open()
         assert os.listdir(folder) == []
         control.close()

@@ -131,7 +131,6 @@ FAILED = LmctlError("E-ENGINE", "a crashed again\n  | out of memory", fix="read 
     [
         pytest.param(FAILED, "start_failed", "a crashed again | out of memory — read `lmctl logs a`", id="engine"),
         pytest.param(Rivalled("a", "b"), "rival_runs", "b runs in the place of a", id="rival"),
-        pytest.param(Held("E-UNHEALTHY", "held"), "model_held", "`lmctl start a` lets it run again", id="held"),
     ],
 )
 def test_a_start_that_fails_is_told_to_everybody_who_waits(error, code, said):
@@ -142,6 +141,19 @@ def test_a_start_that_fails_is_told_to_everybody_who_waits(error, code, said):
         assert all(said in one.message and dict(one.headers)["Retry-After"] == "1" for one in told)
         again = await refusal(keeper.wait("a"))
         assert (again.code, keeper.counts["a"].failures) == (code, 1), "and it is not tried again at once"
+
+    kept(test)
+
+
+def test_a_profile_that_a_person_stopped_is_no_failure_and_starts_as_soon_as_it_may():
+    async def test(keeper, programs):
+        programs.error = Held("E-UNHEALTHY", "held")
+        told = await refusal(keeper.wait("a"))
+        assert (told.status, told.code, keeper.counts["a"].failures) == (503, "model_held", 0)
+        assert "`lmctl start a` lets it run again" in told.message
+        programs.error = None
+        await keeper.wait("a")
+        keeper.leave("a")
 
     kept(test)
 
