@@ -223,8 +223,7 @@ class Processes(Protocol):
 
     def listener(self, port: int) -> Listener | None: ...
 
-    # those of some ports at which something listens
-    def busy(self, ports: range) -> frozenset[int]: ...
+    def busy(self, ports: range) -> frozenset[int]: ...  # those of them at which something listens
 
     # which of `roots` a process is or descends from, the nearest one; None when it is none of theirs, or ended
     def root(self, pid: int, roots: Collection[int]) -> int | None: ...
@@ -254,14 +253,12 @@ class Engines(Protocol):
 
 
 class Desk(Protocol):
-    """The gateway of this declaration, where one runs."""
+    """The gateway of this declaration; where none runs, nothing is asked of it."""
 
-    # within it requests for these profiles wait; it begins when those under way ended, after `seconds` at the latest.
-    # Nothing where no gateway runs
+    # within it requests for these profiles wait; it begins when those under way ended, or after `seconds`
     def drained(self, profiles: Collection[str], seconds: float) -> AbstractContextManager[None]: ...
 
-    # returns once it goes by what is declared and runs now, after a few seconds at the latest
-    def caught_up(self) -> None: ...
+    def caught_up(self) -> None: ...  # returns once it goes by what is declared and runs now, or after some seconds
 
 
 class Host(Protocol):

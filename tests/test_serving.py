@@ -123,7 +123,7 @@ def test_F30_what_a_running_program_is_asked_ends_before_it_is_replaced(carry):
     error, supervisor = carry(daemon=Daemon(99, {ID: RUNNING}, {}), front=Front())
     assert error is None
     writes = ["make_keys", "release", "write", "reload", "write", "start"]
-    assert supervisor.calls == ["drain code 30", *writes, "let go"]
+    assert supervisor.calls == ["drain code 30", *writes, "let go", "caught_up"]
 
 
 @pytest.mark.parametrize(("why", "key"), [("/health answers 404", True), ("nothing listens on 127.0.0.1:1", False)])

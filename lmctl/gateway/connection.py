@@ -18,6 +18,10 @@ class Broken(Exception):
     """The engine ended or said what is no HTTP; what was answered so far may be all there is."""
 
 
+class Cut(Broken):
+    """An engine ended soon and before one byte of an answer: as it does when it is killed."""
+
+
 class Head(NamedTuple):
     """Status and headers of an answer."""
 

@@ -15,7 +15,7 @@ import truststore
 from lmctl.errors import escape
 from lmctl.gateway import cloud_fields, recount
 from lmctl.gateway.accounting import Counts, Sieve, counts
-from lmctl.gateway.connection import Broken, Headers
+from lmctl.gateway.connection import Broken, Cut, Headers
 from lmctl.gateway.recount import Kept
 from lmctl.gateway.refused import Refused
 from lmctl.gateway.routing import Routes, Target
@@ -40,7 +40,7 @@ _ASKED = frozenset(["chat", "completions"])
 
 
 class Absent(Refused):
-    """Nothing listens where an engine should: nothing was sent, and waiting for it may help."""
+    """Nothing listens where an engine should, or it ended at once: waiting for it may help."""
 
 
 class Engines:
@@ -138,6 +138,10 @@ class Engines:
             slots.lost(target.profile)
             message = f"{target.profile} does not run: start it with `lmctl start {target.profile}`"
             raise Absent(503, "model_not_running", message, headers=(("Retry-After", "5"),)) from None
+        except Cut as error:
+            slots.lost(target.profile)
+            told = broken(target, str(error))
+            raise Absent(told.status, told.code, told.message) from error
         except Broken as error:
             raise broken(target, str(error)) from error
 

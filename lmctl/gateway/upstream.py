@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
-from lmctl.gateway.connection import Broken, Connection, Head, Headers
+from lmctl.gateway.connection import Broken, Connection, Cut, Head, Headers
 
 _IDLE = 4.0  # seconds after which a connection is not used again: engines close theirs after 5
 _STALE = 5.0  # seconds in which a connection that was closed before the request tells so, on a busy machine too
@@ -88,11 +88,13 @@ class Pool:
             try:
                 connection.send(data)
                 return Exchange(self, connection, await connection.head())
-            except Broken:
+            except Broken as error:
                 connection.close()
                 late = self._loop.time() - begun > _STALE
-                if kept is None or late or not (self._again and connection.untouched):
+                if late or not (self._again and connection.untouched):
                     raise
+                if kept is None:
+                    raise Cut(str(error)) from error
             except BaseException:
                 connection.close()
                 raise
