@@ -36,7 +36,9 @@ def show(tmp_path, home):
             supervisor=supervisor,
             engines=SimpleNamespace(find=lambda backend: None),
             processes=SimpleNamespace(
-                probe=lambda *_: health or Health("healthy"), memory=lambda pids: dict.fromkeys(pids, 1 << 20)
+                probe=lambda *_: health or Health("healthy"),
+                memory=lambda pids: dict.fromkeys(pids, 1 << 20),
+                busy=lambda ports: frozenset(),
             ),
             hardware=LINUX,
             environ={},

@@ -84,7 +84,7 @@ def test_verbose_plans_tell_what_programs_are_started_with(declared):
 
 
 def test_quiet_commands_keep_their_warnings_to_themselves(declared):
-    declared.declare(f"[watch]\nenabled = true\n{HELLO}")
+    declared.declare(f'[engines."llama.cpp"]\nversion = "b6000"\n{HELLO}')
     assert "warning[W-NOEFFECT]" in declared.run("plan").err
     assert declared.run("plan", "-q").err == ""
     assert [w["code"] for w in declared.run("plan", "-q", "--json").json["warnings"]] == ["W-NOEFFECT"]

@@ -34,7 +34,12 @@ def test_edits_are_followed_also_after_a_look_at_them_failed_unexpectedly(monkey
 
         asyncio.get_running_loop().set_exception_handler(lambda _, told: reported.append(str(told["exception"])))
         doors: Any = SimpleNamespace(started=True, listen=nothing, follow=nothing, shut={}, config=SimpleNamespace())
-        resident: Any = SimpleNamespace(follow=follow)
+
+        async def pause(seconds: float) -> list[Any]:
+            await asyncio.sleep(seconds)
+            return []
+
+        resident: Any = SimpleNamespace(follow=follow, pause=pause)
         front: Any = None
         following = asyncio.ensure_future(server._follow(resident, doors, state, front, look, reported.append))
         await asyncio.wait_for(followed.wait(), 10)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from supervised import Supervised, until
 
+from lmctl import local_sockets
 from lmctl.errors import LmctlError
 from lmctl.hosts import pids, supervisor_daemon
 from lmctl.hosts.supervisor import LocalSupervisor
@@ -135,7 +136,7 @@ def test_F66_a_socket_folder_in_tmp_that_others_can_open_is_refused(
 ) -> None:
     shared = tmp_path / "s"
     shared.mkdir(mode=0o755)
-    monkeypatch.setattr(supervisor_daemon, "_short_folder", lambda: shared)
+    monkeypatch.setattr(local_sockets, "short_folder", lambda: shared)
     supervisor = LocalSupervisor(tmp_path / ("l" * 100), os.environ)
     supervisor.write([])
     with pytest.raises(LmctlError, match="only you can open"):
@@ -177,6 +178,7 @@ _LOW = """
 import os, resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (60, int(sys.argv[2])))
+from lmctl import local_sockets
 from lmctl.errors import LmctlError
 from lmctl.hosts.supervisor import LocalSupervisor
 from lmctl.spec import ProgramSpec, program_id

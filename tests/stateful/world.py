@@ -109,7 +109,9 @@ class World:
 
     def __init__(self, folder: Path, hub: Hub) -> None:
         self.folder, self.hub = folder, hub
-        self.machine = Machine(folder / "h", folder / "h/repo", {"HF_ENDPOINT": hub.url})
+        self.machine = Machine(
+            folder / "h", folder / "h/repo", {"HF_ENDPOINT": hub.url, "LMCTL_GATEWAY__ENABLED": "false"}
+        )
         self.declared: dict[str, Entry] = {}
         self.stopped: set[str] = set()  # whom somebody stopped: until they are started, no apply has to
         self.edited = False  # supervisord.conf is somebody's, not lmctl's

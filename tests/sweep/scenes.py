@@ -77,7 +77,7 @@ class Scene:
 def scene(name: str, folder: Path, hub: Hub, ports: list[int]) -> Iterator[Scene]:
     """Make a scene below `folder`, which is empty; everything that ran in it is gone afterwards."""
     home = folder / "h"
-    machine = Machine(home, home / "repo", {"HF_ENDPOINT": hub.url})
+    machine = Machine(home, home / "repo", {"HF_ENDPOINT": hub.url, "LMCTL_GATEWAY__ENABLED": "false"})
     machine.folder.mkdir(parents=True)
     for file in ("mine.gguf", "old.gguf"):
         machine.hello(f"From {file}.", file)
