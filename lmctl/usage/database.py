@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from lmctl.backend import Counters
@@ -56,6 +57,8 @@ LAYOUT = Layout(
     shared=True,
 )
 _ADD = f"INSERT OR IGNORE INTO request ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+_TOGETHER = 64  # rows
+_ADD_MANY = _ADD + f", ({', '.join('?' * len(COLUMNS))})" * (_TOGETHER - 1)
 # what nobody told stays untold: NULL and NULL is NULL, NULL and 3 is 3
 _MERGED = ", ".join(
     f"{name} = CASE WHEN {name} IS NULL THEN excluded.{name} ELSE {name} + ifnull(excluded.{name}, 0) END"
@@ -91,7 +94,11 @@ def path(state: Path) -> Path:
 
 def add(db: sqlite3.Connection, rows: Iterable[tuple[Value, ...]]) -> None:
     """Add rows as `rows.values` makes them; those whose id is there stay as they are."""
-    db.executemany(_ADD, rows)
+    waiting = list(rows)
+    while len(waiting) >= _TOGETHER:  # one statement lets go of the interpreter once, not once a row
+        some, waiting = waiting[:_TOGETHER], waiting[_TOGETHER:]
+        db.execute(_ADD_MANY, list(chain.from_iterable(some)))
+    db.executemany(_ADD, waiting)
 
 
 def roll_up(db: sqlite3.Connection, now: float, keep: float) -> None:
