@@ -56,7 +56,8 @@ while True:
     line.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
     line.close()
 """
-FLAGS = """--model --alias --host --port --offline --metrics --cors-origins --ctx-size --parallel --no-kv-unified
+FLAGS = """--api-key-file
+--model --alias --host --port --offline --metrics --cors-origins --ctx-size --parallel --no-kv-unified
 --threads --flash-attn --cache-type-k --cache-type-v --cache-ram --batch-size --ubatch-size --load-mode"""
 
 
@@ -130,6 +131,7 @@ class Home:
 
     def __init__(self, folder: Path, url: str, count: int) -> None:
         self.folder, self.url, self.count = folder, url, count
+        self.gateway = False  # the engines alone are measured
         self.figures: dict[str, float] = {}
         self.first = first_port(count)
         self.state = folder / ".local/state/lmctl/scale"
@@ -142,7 +144,8 @@ class Home:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {"HOME": str(self.folder), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HF_ENDPOINT": self.url}
+        usual = {"HOME": str(self.folder), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HF_ENDPOINT": self.url}
+        return usual if self.gateway else {**usual, "LMCTL_GATEWAY__ENABLED": "false"}
 
     def declare(self, numbers: range, ctx: int = 512) -> None:
         """Declare a profile for each number; the first has another context."""

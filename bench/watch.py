@@ -119,7 +119,9 @@ def main() -> None:
         try:
             port = home.first + options.profiles
             declare(home, 512, port)
+            home.gateway = True
             home.run("apply", "apply")
+            home.run("stop", "stop", "gateway")  # one that is started here can be looked at
             with started(home, "watch", "--json") as watcher, started(home, "-q", "gateway") as gateway:
                 event(watcher, saved=False)
                 seconds = saves(home, watcher, port, options.saves)
